@@ -1,0 +1,31 @@
+"""The public contract of opencode-mcp: everything a plugin author imports, and nothing else."""
+
+from opencode_mcp.errors import OpenCodeMCPError, SettingsError, TransportError
+from opencode_mcp.hookspecs import hookimpl
+from opencode_mcp.model import Activity, Endpoint, Instance, Rejection, Route, Session, Status
+from opencode_mcp.settings import Settings, variable
+from opencode_mcp.text import clean_line, clean_text
+from opencode_mcp.transport import CONTRACT_VERSION, Announcer, Publish, Transport, TransportPlugin
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "Activity",
+    "Announcer",
+    "Endpoint",
+    "Instance",
+    "OpenCodeMCPError",
+    "Publish",
+    "Rejection",
+    "Route",
+    "Session",
+    "Settings",
+    "SettingsError",
+    "Status",
+    "Transport",
+    "TransportError",
+    "TransportPlugin",
+    "clean_line",
+    "clean_text",
+    "hookimpl",
+    "variable",
+]

@@ -1,0 +1,355 @@
+"""Talks with instances: picks the session, sends, waits for the answer, reads, aborts."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Protocol
+
+import anyio
+
+from opencode_mcp.conversation.results import Reply, SaidMessage, Transcript
+from opencode_mcp.conversation.turn import Turn, is_last
+from opencode_mcp.errors import ConversationError, OpenCodeMCPError, RequestError
+from opencode_mcp.fleet import Feed, Fleet, Monitor
+from opencode_mcp.fleet.names import listed
+from opencode_mcp.model import Session, Status
+from opencode_mcp.opencode.api import Message
+from opencode_mcp.text import clean_line
+
+JOINED_SECONDS = 0.05
+"""Pieces of text closer together than this are shown as one."""
+SIGN_OF_LIFE_SECONDS = 8.0
+"""After this much silence of the agent a listener hears that it is still at work."""
+_CHECK_SECONDS = 5.0
+_CHECK_WITHOUT_STREAM_SECONDS = 1.0
+_NOTHING_HAPPENS_SECONDS = 15.0
+_STORED = 30
+
+
+class Listener(Protocol):
+    """Hears an agent while it answers."""
+
+    async def text(self, piece: str) -> None:
+        """Take a piece of the answer."""
+        ...
+
+    async def sign_of_life(self, what: str) -> None:
+        """Take a line about what goes on while no text comes."""
+        ...
+
+
+class Silent:
+    """A listener that does not listen."""
+
+    async def text(self, piece: str) -> None:
+        """Ignore it."""
+
+    async def sign_of_life(self, what: str) -> None:
+        """Ignore it."""
+
+
+class Conversation:
+    """Operations on the instances of a fleet.
+
+    Args:
+        fleet: The live picture.
+        patience: How long to wait for an instance that is not connected at the moment, in seconds.
+    """
+
+    def __init__(self, fleet: Fleet, *, patience: float = 3.0) -> None:
+        self.fleet = fleet
+        self.patience = patience
+        self._prompting: dict[tuple[Monitor, str], float] = {}
+
+    async def find(self, query: str) -> Monitor:
+        """Return the connected instance that `query` means.
+
+        Raises:
+            ConversationError: None or several fit, or it cannot be talked to now.
+        """
+        await self.fleet.first_look(self.patience)
+        monitor = self.fleet.find(query)
+        await monitor.look_now(self.patience)
+        instance = monitor.instance
+        if instance.status is not Status.ONLINE:
+            seen = f", last seen {monitor.last_seen.isoformat()}" if monitor.last_seen else ""
+            raise ConversationError(
+                f"{instance.name} is {instance.status.value}{seen}. {instance.detail}".rstrip()
+            )
+        return monitor
+
+    async def send(
+        self,
+        query: str,
+        prompt: str,
+        *,
+        seconds: float,
+        session: str | None = None,
+        listener: Listener | None = None,
+    ) -> Reply:
+        """Hand `prompt` to an instance's agent and wait for its answer.
+
+        Args:
+            query: The instance.
+            prompt: What to say; not blank.
+            seconds: How long to wait; the agent's work goes on after that.
+            session: An id, a part of a title, or `new`; by default the one used last.
+            listener: Hears the answer as it comes.
+
+        Raises:
+            OpenCodeMCPError: It could not be sent; nothing was.
+        """
+        if not prompt.strip():
+            raise ConversationError("There is no message to send.")
+        began = time.monotonic()
+        monitor = await self.find(query)
+        chosen = await self._session(monitor, session)
+        if chosen is None:
+            chosen = await monitor.api.create_session("")
+        if busy := await self._busy(monitor, chosen):
+            return _reply(monitor, chosen, state="busy", note=busy)
+        with self._alone(monitor, chosen), monitor.feed(chosen.id) as feed:
+            turn = Turn(chosen.id, prompt, await monitor.api.messages(chosen.id, 1))
+            await monitor.api.prompt(chosen, prompt)
+            waiting = _Waiting(monitor, chosen, feed, turn, listener or Silent())
+            return await waiting.run(began + seconds)
+
+    async def abort(self, query: str, *, session: str | None = None) -> Reply:
+        """Stop the agent of an instance, in its busy session or in the one given.
+
+        Raises:
+            OpenCodeMCPError: It could not be told.
+        """
+        monitor = await self.find(query)
+        chosen = await self._session(monitor, session)
+        if chosen is None or not await self._is_busy(monitor, chosen):
+            return _reply(
+                monitor,
+                chosen,
+                state="nothing to abort",
+                note=f"No agent is at work on {monitor.name}: nothing to abort.",
+            )
+        with monitor.feed(chosen.id) as feed:
+            await monitor.api.abort(chosen.id)
+            with anyio.move_on_after(self.patience):
+                while monitor.picture.is_busy(chosen.id):
+                    await feed.fetch(1)
+        return _reply(monitor, chosen, state="aborted", note=f"The agent of {monitor.name} was stopped.")
+
+    async def read(self, query: str, *, limit: int = 10, session: str | None = None) -> Transcript:
+        """Return the newest `limit` messages of an instance's session.
+
+        Raises:
+            OpenCodeMCPError: They could not be had.
+        """
+        monitor = await self.find(query)
+        chosen = await self._session(monitor, session)
+        if chosen is None:
+            return Transcript(instance=monitor.name, note=f"{monitor.name} has no session yet: use `send`.")
+        stored = await monitor.api.messages(chosen.id, limit)
+        return Transcript(
+            instance=monitor.name,
+            session_id=chosen.id,
+            session=chosen.title,
+            activity="busy" if monitor.picture.is_busy(chosen.id) else "idle",
+            waiting_for=monitor.picture.waiting_for(chosen.id),
+            messages=[_said(message) for message in stored],
+        )
+
+    async def _session(self, monitor: Monitor, wanted: str | None) -> Session | None:
+        """Choose a session; None means that a new one is to be made."""
+        if wanted is None or not wanted.strip():
+            return monitor.picture.session
+        if wanted == "new":
+            return None
+        sessions = await monitor.api.sessions()
+        by_id = {one.id: one for one in sessions}
+        if wanted in by_id:
+            return by_id[wanted]
+        if wanted.startswith("ses_") and wanted.replace("_", "").isalnum():
+            try:
+                return await monitor.api.session(wanted)
+            except RequestError as error:
+                raise ConversationError(f"{monitor.name} has no session {wanted}: {error}") from error
+        folded = wanted.casefold().strip()
+        found = [one for one in sessions if one.title.casefold() == folded]
+        found = found or [one for one in sessions if folded in one.title.casefold()]
+        if len(found) == 1:
+            return found[0]
+        asked = clean_line(wanted, 80)
+        titles = listed(f"{one.title!r} ({one.id})" for one in found or sessions)
+        if found:
+            raise ConversationError(
+                f"{asked!r} fits several sessions of {monitor.name}: {titles}. Say which one."
+            )
+        raise ConversationError(f"{monitor.name} has no session like {asked!r}. It has: {titles or 'none'}.")
+
+    async def _is_busy(self, monitor: Monitor, session: Session) -> bool:
+        # What a stream says is confirmed: OpenCode is known to leave a session busy that has ended.
+        if monitor.streaming and not monitor.picture.is_busy(session.id):
+            return False
+        return await monitor.api.is_busy(session)
+
+    async def _busy(self, monitor: Monitor, session: Session) -> str:
+        """Say why nothing can be sent to a session now, or nothing."""
+        since = self._prompting.get((monitor, session.id))
+        if since is None and not await self._is_busy(monitor, session):
+            return ""
+        what = monitor.picture.waiting_for(session.id)
+        doing = f"it waits for a person ({what})" if what else monitor.picture.doing(session.id)
+        about = f', "{session.title}"' if session.title else ""
+        return (
+            f"{monitor.name} is busy{about}{f': {doing}' if doing else ''}. Nothing was sent. "
+            "Wait and `read`, send into another session (`new` for a fresh one), or stop it with abort."
+        )
+
+    @contextmanager
+    def _alone(self, monitor: Monitor, session: Session) -> Generator[None]:
+        """Keep a second prompt of ours out: OpenCode mixes up two that come together."""
+        key = (monitor, session.id)
+        self._prompting[key] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._prompting[key]
+
+
+class _Waiting:
+    """Waits for one answer."""
+
+    def __init__(
+        self, monitor: Monitor, session: Session, feed: Feed, turn: Turn, listener: Listener
+    ) -> None:
+        self._monitor = monitor
+        self._session = session
+        self._feed = feed
+        self._turn = turn
+        self._listener = listener
+        self._began = time.monotonic()
+        self._was_busy = False
+
+    async def run(self, until: float) -> Reply:
+        """Listen until the answer is complete or `until` (of `time.monotonic`) has come."""
+        unsaid = ""
+        spoke = time.monotonic()
+        joined_until = checked = spoke
+        while True:
+            now = time.monotonic()
+            if now >= until:
+                break
+            pause = (
+                joined_until - now if unsaid else min(spoke + SIGN_OF_LIFE_SECONDS - now, self._check_seconds)
+            )
+            events = await self._feed.fetch(max(0.0, min(pause, until - now)))
+            unsaid += self._turn.read(events)
+            now = time.monotonic()
+            if unsaid and now >= joined_until:
+                piece, unsaid = unsaid, ""
+                await self._listener.text(piece)
+                spoke = time.monotonic()
+                joined_until = spoke + JOINED_SECONDS
+            elif now - spoke >= SIGN_OF_LIFE_SECONDS:
+                await self._listener.sign_of_life(self._doing())
+                spoke = time.monotonic()
+            if self._worth_a_look(now - checked):
+                checked = now
+                reply = await self._look()
+                if reply is not None:
+                    unsaid += self._turn.read(await self._feed.fetch(0))
+                    if unsaid:
+                        await self._listener.text(unsaid)
+                    return reply
+        if unsaid:
+            await self._listener.text(unsaid)
+        return self._so_far()
+
+    @property
+    def _check_seconds(self) -> float:
+        return _CHECK_SECONDS if self._monitor.streaming else _CHECK_WITHOUT_STREAM_SECONDS
+
+    def _worth_a_look(self, since: float) -> bool:
+        busy = self._monitor.picture.is_busy(self._session.id)
+        came_to_rest = self._was_busy and not busy
+        self._was_busy = busy
+        over, self._turn.maybe_over = self._turn.maybe_over, False
+        return came_to_rest or over or since >= self._check_seconds
+
+    async def _look(self) -> Reply | None:
+        """Ask for what is stored; None while the answer is not complete, or the instance is away."""
+        try:
+            message = self._turn.answer(await self._monitor.api.messages(self._session.id, _STORED))
+            at_rest = message is None or not is_last(message)
+            at_rest = at_rest and not await self._monitor.api.is_busy(self._session)
+        except OpenCodeMCPError:
+            return None  # the monitor reports it and comes back
+        if message is not None and is_last(message):
+            return self._over(message)
+        if not at_rest or self._monitor.picture.is_busy(self._session.id):
+            return None
+        if message is not None or self._turn.error:
+            return self._over(message)
+        if time.monotonic() - self._began > _NOTHING_HAPPENS_SECONDS:
+            return self._reply("failed", note="OpenCode took the message, but its agent did nothing with it.")
+        return None
+
+    def _over(self, message: Message | None) -> Reply:
+        text = message.text if message else ""
+        error = (message.error if message else "") or self._turn.error
+        if error:
+            return self._reply("failed", text, f"The agent stopped with an error: {error}")
+        if text:
+            return self._reply("done", text)
+        return self._reply(
+            "done", note="The agent finished without saying anything; `read` shows what it did."
+        )
+
+    def _so_far(self) -> Reply:
+        waited = round(time.monotonic() - self._began)
+        what = self._monitor.picture.waiting_for(self._session.id)
+        online = self._monitor.instance.status is Status.ONLINE
+        state = f"It waits for a person to decide: {what}." if what else "The agent is still at work."
+        if not online:
+            state = f"The instance is {self._monitor.instance.status.value} at present."
+        return self._reply(
+            "running",
+            self._turn.text,
+            f"{state} Waited {waited} s. `read` shows how it goes on; the answer will be there.",
+        )
+
+    def _doing(self) -> str:
+        picture = self._monitor.picture
+        waited = round(time.monotonic() - self._began)
+        what = picture.waiting_for(self._session.id)
+        if what:
+            return f"[waits for a person to decide: {what}; {waited} s]"
+        if self._monitor.instance.status is not Status.ONLINE:
+            return f"[the instance is {self._monitor.instance.status.value}; {waited} s]"
+        return f"[at work{f': {doing}' if (doing := picture.doing(self._session.id)) else ''}; {waited} s]"
+
+    def _reply(self, state: str, text: str = "", note: str = "") -> Reply:
+        return _reply(self._monitor, self._session, state=state, text=text, note=note)
+
+
+def _reply(monitor: Monitor, session: Session | None, *, state: str, text: str = "", note: str = "") -> Reply:
+    title = monitor.picture.title(session.id) or session.title if session else ""
+    return Reply.model_validate(
+        {
+            "instance": monitor.name,
+            "state": state,
+            "session_id": session.id if session else "",
+            "session": title,
+            "text": text,
+            "note": note,
+        }
+    )
+
+
+def _said(message: Message) -> SaidMessage:
+    return SaidMessage(
+        role=message.role,
+        time=datetime.fromtimestamp(message.created / 1000, UTC).isoformat(timespec="seconds"),
+        text=message.text,
+        tools=[f"{tool} → {tool.status}" for tool in message.tools],
+        error=message.error,
+    )

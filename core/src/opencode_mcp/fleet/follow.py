@@ -1,0 +1,118 @@
+"""Follows one connected server: its event stream, a snapshot beside it, and a watch over its silence.
+
+A stream that never says anything (behind a proxy that buffers) is replaced by polling.
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import Protocol
+
+import anyio
+
+from opencode_mcp.errors import OpenCodeMCPError, UnreachableError
+from opencode_mcp.fleet.pace import Pace
+from opencode_mcp.opencode import OpenCode
+from opencode_mcp.opencode.api import Event, Snapshot
+
+
+class Follower(Protocol):
+    """Takes note of what is learnt; none of its methods waits."""
+
+    @property
+    def directories(self) -> Collection[str]:
+        """Projects to ask about besides the server's own."""
+        ...
+
+    def take_stock(self, snapshot: Snapshot, *, streaming: bool) -> None:
+        """Start afresh from a snapshot."""
+        ...
+
+    def take_note(self, event: Event) -> None:
+        """Learn from one event."""
+        ...
+
+    def alive(self) -> None:
+        """Hear that the server answered."""
+        ...
+
+
+async def follow(api: OpenCode, follower: Follower, pace: Pace) -> None:
+    """Follow a server until a fresh connection is due.
+
+    Raises:
+        OpenCodeMCPError: It is lost, or behaves as no OpenCode server does.
+    """
+    if not await _Stream(api, follower, pace).run():
+        await _poll(api, follower, pace)
+
+
+async def _poll(api: OpenCode, follower: Follower, pace: Pace) -> None:
+    until = time.monotonic() + pace.restream
+    while time.monotonic() < until:
+        follower.take_stock(await api.snapshot(follower.directories), streaming=False)
+        await anyio.sleep(pace.poll)
+
+
+class _Stream:
+    def __init__(self, api: OpenCode, follower: Follower, pace: Pace) -> None:
+        self._api = api
+        self._follower = follower
+        self._pace = pace
+        self._heard = 0.0
+        self._meanwhile: list[Event] | None = None
+        self._verdict: OpenCodeMCPError | None = None
+
+    async def run(self) -> bool:
+        """Follow the stream until it breaks, which raises; return False if it says nothing from the start."""
+        async with self._api.events() as events:
+            first: Event | None = None
+            with anyio.move_on_after(self._pace.probe):
+                first = await anext(events, None)
+            if first is None:
+                return False
+            self._heard = time.monotonic()
+            async with anyio.create_task_group() as tasks:
+
+                async def until_it_fails(work: Callable[[], Awaitable[None]]) -> None:
+                    try:
+                        await work()
+                    except OpenCodeMCPError as error:
+                        self._verdict = self._verdict or error
+                        tasks.cancel_scope.cancel()
+
+                tasks.start_soon(until_it_fails, self._take_stock)
+                tasks.start_soon(until_it_fails, self._watch_silence)
+                await until_it_fails(lambda: self._read(events))
+        raise self._verdict or UnreachableError("Its event stream ended.")
+
+    async def _read(self, events: AsyncIterator[Event]) -> None:
+        async for event in events:
+            self._heard = time.monotonic()
+            if self._meanwhile is not None:
+                self._meanwhile.append(event)
+            self._follower.take_note(event)
+        raise UnreachableError("Its event stream ended.")
+
+    async def _take_stock(self) -> None:
+        """Take a snapshot while the stream runs, and apply again what it said meanwhile.
+
+        The snapshot may be older or newer than those events; they are levels in order, so the end is right.
+        """
+        self._meanwhile = meanwhile = list[Event]()
+        snapshot = await self._api.snapshot(self._follower.directories)
+        self._meanwhile = None
+        self._follower.take_stock(snapshot, streaming=True)
+        for event in meanwhile:
+            self._follower.take_note(event)
+
+    async def _watch_silence(self) -> None:
+        while True:
+            left = self._heard + self._pace.silence - time.monotonic()
+            if left > 0:
+                await anyio.sleep(left)
+                continue
+            await self._api.ping()
+            self._follower.alive()
+            if time.monotonic() - self._heard > self._pace.mute:
+                raise UnreachableError("Its event stream fell silent.")
+            await anyio.sleep(self._pace.silence)

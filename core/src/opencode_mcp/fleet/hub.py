@@ -1,0 +1,248 @@
+"""Runs the transports, computes what came, changed and went, and keeps one monitor for each server."""
+
+import dataclasses
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pluggy
+from anyio.abc import TaskGroup
+
+from opencode_mcp.errors import ConversationError, TransportError
+from opencode_mcp.fleet.monitor import Monitor
+from opencode_mcp.fleet.names import Names, resolve
+from opencode_mcp.fleet.pace import Pace
+from opencode_mcp.fleet.policies import Policies
+from opencode_mcp.model import Endpoint, Instance, Rejection
+from opencode_mcp.settings import CoreSettings, Settings
+from opencode_mcp.text import clean_line
+from opencode_mcp.transport import Transport, TransportPlugin
+
+logger = logging.getLogger(__name__)
+
+_MAX_ENDPOINTS = 5_000
+_TRANSPORT_RETRIES = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+Key = tuple[str, str]
+"""An endpoint within the fleet: its transport's name and its id."""
+
+
+@dataclasses.dataclass
+class _Watched:
+    """A selected transport and what it published last."""
+
+    plugin: TransportPlugin[Any]
+    settings: Settings
+    transport: Transport | None = None
+    endpoints: Mapping[Key, Endpoint] = dataclasses.field(default_factory=dict[Key, Endpoint])
+    problem: str = ""
+    looked: anyio.Event = dataclasses.field(default_factory=anyio.Event)
+
+    def opened(self) -> Transport:
+        """The transport as it was opened last."""
+        if self.transport is None:
+            raise TransportError("The transport is not open.")
+        return self.transport
+
+
+@dataclasses.dataclass
+class _Running:
+    monitor: Monitor
+    scope: anyio.CancelScope
+
+
+class Fleet:
+    """The live picture of all instances.
+
+    Args:
+        transports: The selected transports with their settings, in the order of `TRANSPORT`.
+        hook: The instance hooks of all plugins.
+        settings: Core's settings.
+        pace: The waits; by default the usual ones with the probe's from the settings.
+    """
+
+    def __init__(
+        self,
+        transports: Sequence[tuple[TransportPlugin[Any], Settings]],
+        hook: pluggy.HookRelay,
+        settings: CoreSettings,
+        pace: Pace | None = None,
+    ) -> None:
+        self._watched = [_Watched(plugin, own) for plugin, own in transports]
+        self._policies = Policies(hook, settings)
+        self._settings = settings
+        self._pace = pace or Pace(probe=settings.health_check_timeout_ms / 1000)
+        self._names = Names()
+        self._running: dict[Key, _Running] = {}
+        self._tasks: TaskGroup | None = None
+        self._first_look_over = False
+        self._refused: set[Key] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator["Fleet"]:
+        """Keep the picture up to date for as long as the context is entered. Entering waits for nothing."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for watched in self._watched:
+                tasks.start_soon(self._watch, watched)
+            try:
+                yield self
+            finally:
+                tasks.cancel_scope.cancel()
+                self._tasks = None
+
+    @property
+    def monitors(self) -> Sequence[Monitor]:
+        """One for each instance, ordered by name."""
+        return sorted((one.monitor for one in self._running.values()), key=lambda monitor: monitor.name)
+
+    def find(self, query: str) -> Monitor:
+        """Return the instance that `query` means.
+
+        Raises:
+            ConversationError: None or several fit; the message lists the candidates.
+        """
+        by_name = {one.monitor.name: one.monitor for one in self._running.values()}
+        if not by_name:
+            raise ConversationError(" ".join(("No instance is connected.", *self.invitations)))
+        return by_name[resolve(query, by_name)]
+
+    @property
+    def problems(self) -> Sequence[Rejection]:
+        """Transports that do not work at present, and what the others found and left out."""
+        found = [
+            Rejection(source=f"transport {one.plugin.name}", reason=one.problem)
+            for one in self._watched
+            if one.problem
+        ]
+        for watched in self._watched:
+            if watched.transport is not None:
+                found.extend(watched.transport.rejected())
+        return found
+
+    @property
+    def invitations(self) -> Sequence[str]:
+        """How to put an instance on each transport."""
+        return [
+            one.transport.invitation for one in self._watched if one.transport and one.transport.invitation
+        ]
+
+    async def first_look(self, seconds: float) -> None:
+        """Wait until every endpoint was looked at once, but at most `seconds`, and only the first time."""
+        if self._first_look_over:
+            return
+        with anyio.move_on_after(seconds):
+            for watched in self._watched:
+                await watched.looked.wait()
+            for monitor in self.monitors:
+                await monitor.looked.wait()
+        self._first_look_over = True
+
+    async def _watch(self, watched: _Watched) -> None:
+        """Run one transport for good; one that fails is reported, keeps its last set, and is tried again."""
+        failures = 0
+        while True:
+            began = anyio.current_time()
+            try:
+                async with watched.plugin.open(watched.settings) as transport:
+                    watched.transport = transport
+                    transport.rescan_seconds = self._settings.discovery_interval_ms / 1000
+                    await transport.watch(lambda endpoints: self._publish(watched, endpoints))
+                problem = "Its watch ended without an error."
+            except TransportError as error:
+                problem = str(error)
+            except Exception as error:  # foreign code: its failure must not stop the others
+                problem = clean_line(repr(error), 500)
+                logger.debug("Transport %s failed.", watched.plugin.name, exc_info=True)
+            failures = 0 if anyio.current_time() - began > _TRANSPORT_RETRIES[-1] else failures
+            wait = _TRANSPORT_RETRIES[min(failures, len(_TRANSPORT_RETRIES) - 1)]
+            failures += 1
+            if problem != watched.problem:
+                logger.warning("Transport %s: %s It is tried again.", watched.plugin.name, problem)
+            watched.problem = problem
+            watched.looked.set()
+            await anyio.sleep(wait)
+
+    def _publish(self, watched: _Watched, endpoints: Sequence[Endpoint]) -> None:
+        if len(endpoints) > _MAX_ENDPOINTS:
+            watched.problem = (
+                f"It publishes {len(endpoints)} endpoints; only the first {_MAX_ENDPOINTS} count."
+            )
+            logger.warning("Transport %s: %s", watched.plugin.name, watched.problem)
+            endpoints = endpoints[:_MAX_ENDPOINTS]
+        else:
+            watched.problem = ""
+        watched.endpoints = {(watched.plugin.name, endpoint.id): endpoint for endpoint in endpoints}
+        self._reconcile()
+        watched.looked.set()
+
+    def _reconcile(self) -> None:
+        """Make the monitors match what the transports say."""
+        wanted = self._wanted()
+        for key in [key for key in self._running if key not in wanted]:
+            self._stop(key)
+        for key, (endpoint, watched) in wanted.items():
+            running = self._running.get(key)
+            if running is None:
+                self._start(key, endpoint, watched)
+                continue
+            before = running.monitor.endpoint
+            if (before.url, before.vouched) == (endpoint.url, endpoint.vouched):
+                running.monitor.update(self._names.assign(key, endpoint.name), endpoint)
+            else:
+                self._stop(key, for_good=False)
+                self._start(key, endpoint, watched, before=running.monitor.instance)
+
+    def _wanted(self) -> dict[Key, tuple[Endpoint, _Watched]]:
+        """Collect the admitted endpoints, one for each server; who is followed already stays."""
+        wanted: dict[Key, tuple[Endpoint, _Watched]] = {}
+        by_url: dict[str, Key] = {}
+        for watched in self._watched:
+            for key, endpoint in watched.endpoints.items():
+                other = by_url.get(endpoint.url)
+                if other is not None and (other in self._running or key not in self._running):
+                    continue
+                if not self._admitted(key, endpoint):
+                    continue
+                if other is not None:
+                    del wanted[other]
+                by_url[endpoint.url] = key
+                wanted[key] = (endpoint, watched)
+        return wanted
+
+    def _start(self, key: Key, endpoint: Endpoint, watched: _Watched, before: Instance | None = None) -> None:
+        if self._tasks is None or watched.transport is None:
+            return
+        monitor = Monitor(
+            name=self._names.assign(key, endpoint.name),
+            endpoint=endpoint,
+            transport=watched.opened,
+            transport_name=watched.plugin.name,
+            pace=self._pace,
+            authenticate=self._policies.authenticate,
+            changed=self._policies.tell,
+        )
+        scope = anyio.CancelScope()
+        self._running[key] = _Running(monitor, scope)
+        self._policies.tell(before, monitor.instance)
+        self._tasks.start_soon(self._run, monitor, scope)
+
+    async def _run(self, monitor: Monitor, scope: anyio.CancelScope) -> None:
+        with scope:
+            await monitor.run()
+
+    def _stop(self, key: Key, *, for_good: bool = True) -> None:
+        running = self._running.pop(key)
+        running.scope.cancel()
+        if for_good:
+            self._names.release(key)
+            self._policies.tell(running.monitor.instance, None)
+
+    def _admitted(self, key: Key, endpoint: Endpoint) -> bool:
+        admitted = self._policies.admit(endpoint)
+        if not admitted and key not in self._refused:
+            logger.info("A plugin's policy keeps out %s at %s.", endpoint.name, endpoint.url)
+            self._refused.add(key)
+        return admitted

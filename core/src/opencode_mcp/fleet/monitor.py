@@ -1,0 +1,276 @@
+"""One endpoint becomes one instance: connect, follow it, back off, go offline, come back."""
+
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import anyio
+import httpx2
+
+from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, UnreachableError
+from opencode_mcp.fleet.feed import Feed
+from opencode_mcp.fleet.follow import follow
+from opencode_mcp.fleet.pace import Pace
+from opencode_mcp.fleet.picture import Picture
+from opencode_mcp.model import Endpoint, Instance, Status
+from opencode_mcp.opencode import Http, OpenCode, detect
+from opencode_mcp.opencode.api import Delta, Event, MessageUpdated, PartUpdated, SessionFailed, Snapshot
+from opencode_mcp.text import clean_line
+from opencode_mcp.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_GAP = 60.0
+"""Seconds between two failures that count at most: time in which nobody looked is no evidence."""
+
+
+class Monitor:
+    """Keeps one instance up to date. It is the `Follower` of its own connection.
+
+    Args:
+        name: The instance's name in the fleet.
+        endpoint: What the transport said.
+        transport: Returns the transport that opens the route, and is told when the endpoint is gone.
+        transport_name: For people.
+        pace: The waits.
+        authenticate: Returns the credentials for an endpoint, or None.
+        changed: Called with the instance before and after a visible change.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        endpoint: Endpoint,
+        transport: Callable[[], Transport],
+        transport_name: str,
+        pace: Pace,
+        authenticate: Callable[[Endpoint], httpx2.Auth | None],
+        changed: Callable[[Instance, Instance], None],
+    ) -> None:
+        self.picture = Picture()
+        self.looked = anyio.Event()
+        self.streaming = False
+        self._name = name
+        self._endpoint = endpoint
+        self._transport = transport
+        self._transport_name = transport_name
+        self._pace = pace
+        self._authenticate = authenticate
+        self._changed = changed
+        self._status = Status.CONNECTING
+        self._detail = ""
+        self._version = ""
+        self._stocked = False
+        self._api: OpenCode | None = None
+        self._feeds: list[Feed] = []
+        self._nudged = anyio.Event()
+        self._outcome = anyio.Event()
+        self._seen: float | None = None
+        self._attempts = 0
+        self._failures = 0
+        self._failing_seconds = 0.0
+        self._failed_at: float | None = None
+        self._shown = self._look()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What the transport says."""
+        return self._endpoint
+
+    @property
+    def name(self) -> str:
+        """The instance's name in the fleet."""
+        return self._name
+
+    @property
+    def instance(self) -> Instance:
+        """The instance as it stands now."""
+        return self._shown
+
+    @property
+    def last_seen(self) -> datetime | None:
+        """When it last gave a sign of life, to the second; newer than `instance.last_seen`."""
+        return None if self._seen is None else datetime.fromtimestamp(int(self._seen), UTC)
+
+    @property
+    def api(self) -> OpenCode:
+        """The client of the connected server.
+
+        Raises:
+            UnreachableError: It is not connected now.
+        """
+        if self._api is None:
+            raise UnreachableError(self._detail or "It is not connected.")
+        return self._api
+
+    @property
+    def directories(self) -> Collection[str]:
+        """Projects besides the server's own that have sessions."""
+        return self.picture.directories
+
+    def update(self, name: str, endpoint: Endpoint) -> None:
+        """Take over what the transport says now about the same address."""
+        if endpoint != self._endpoint:
+            self.nudge()  # a registration that was renewed is a reason to look again
+        self._name, self._endpoint = name, endpoint
+        self._show()
+
+    def nudge(self) -> None:
+        """Try now instead of at the end of the present wait."""
+        self._nudged.set()
+
+    async def look_now(self, seconds: float) -> None:
+        """If it is not connected, try at once, and wait for the outcome at most `seconds`."""
+        if not self._stocked:
+            self.nudge()
+            with anyio.move_on_after(seconds):
+                await self._outcome.wait()
+
+    @contextmanager
+    def feed(self, session_id: str) -> Generator[Feed]:
+        """Collect the events of a session and its sub-agents from this moment on."""
+        feed = Feed(session_id)
+        self._feeds.append(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.remove(feed)
+
+    def take_stock(self, snapshot: Snapshot, *, streaming: bool) -> None:
+        """Start the picture afresh from a snapshot."""
+        self.picture.start(snapshot)
+        self.streaming, self._stocked = streaming, True
+        self.alive()
+        self._show()
+        self._looked()
+        self._wake_feeds()
+
+    def take_note(self, event: Event) -> None:
+        """Learn from an event, and pass it on to those who follow its session."""
+        self.alive()
+        if self.picture.apply(event):
+            self._show()
+        if not self._feeds:
+            return
+        match event:
+            case Delta(session_id) | MessageUpdated(session_id) | PartUpdated(session_id):
+                concerned = session_id
+            case SessionFailed(session_id):
+                concerned = session_id
+            case _:
+                self._wake_feeds()
+                return
+        for feed in self._feeds:
+            if feed.session_id in (concerned, self.picture.root(concerned)):
+                feed.put(event)
+
+    def alive(self) -> None:
+        """Take note of a sign of life."""
+        self._seen = time.time()
+
+    async def run(self) -> None:
+        """Keep at it until cancelled."""
+        while True:
+            began = time.monotonic()
+            try:
+                await self._connect()
+                wait = 0.0
+            except OpenCodeMCPError as error:
+                wait = await self._fail(error, began)
+            except Exception as error:  # foreign code: a transport's own failure must not stop the fleet
+                logger.exception("Transport %s failed to reach %s.", self._transport_name, self._name)
+                wait = await self._fail(UnreachableError(f"Its transport failed: {error!r}"), began)
+            finally:
+                self._api, self.streaming, self._stocked = None, False, False
+                self._wake_feeds()
+            with anyio.move_on_after(wait * random.uniform(0.8, 1.2)):  # noqa: S311 - no secret
+                await self._nudged.wait()
+            self._nudged = anyio.Event()
+
+    async def _connect(self) -> None:
+        with anyio.CancelScope(deadline=anyio.current_time() + self._pace.route) as opening:
+            async with self._transport().connect(self._endpoint) as route:
+                opening.deadline = math.inf
+                auth = self._authenticate(self._endpoint)
+                async with Http(route, seconds=self._pace.probe, auth=auth) as http:
+                    self._api = await detect(http)
+                    self._reached(self._api)
+                    await follow(self._api, self, self._pace)
+        if opening.cancelled_caught:
+            raise UnreachableError("Its transport found no way to it in time.")
+
+    def _reached(self, api: OpenCode) -> None:
+        self._version = api.version
+        self._status, self._detail = Status.ONLINE, ""
+        self._failures, self._failing_seconds, self._failed_at = 0, 0.0, None
+        self.alive()
+        self._show()
+
+    async def _fail(self, error: OpenCodeMCPError, began: float) -> float:
+        """Take note of a failure and return how long to wait before the next try, in seconds."""
+        now = time.monotonic()
+        self._attempts = 0 if now - began > self._pace.stable else self._attempts
+        wait = self._pace.retries[min(self._attempts, len(self._pace.retries) - 1)]
+        self._attempts += 1
+        self._detail = clean_line(str(error), 300)
+        if isinstance(error, CredentialsError):
+            self._status = Status.NEEDS_CREDENTIALS
+            self._failures, self._failing_seconds, self._failed_at = 0, 0.0, None
+            self.alive()
+        else:
+            self._failures += 1
+            if self._failed_at is not None:
+                self._failing_seconds += min(now - self._failed_at, _LONGEST_GAP)
+            self._failed_at = now
+            gone = self._failures >= self._pace.failures_to_offline
+            self._status = Status.OFFLINE if gone else Status.UNREACHABLE
+        self._show()
+        self._looked()
+        limit = self._transport().forget_after_seconds
+        if limit is not None and self._failing_seconds >= limit:
+            await self._forget()
+        return wait
+
+    async def _forget(self) -> None:
+        self._failing_seconds = 0.0
+        try:
+            with anyio.fail_after(self._pace.route):
+                await self._transport().forget(self._endpoint)
+        except Exception:  # foreign code, as above
+            logger.exception("Transport %s failed to forget %s.", self._transport_name, self._name)
+
+    def _look(self) -> Instance:
+        picture = self.picture
+        return Instance(
+            name=self._name,
+            transport=self._transport_name,
+            endpoint=self._endpoint,
+            status=self._status,
+            detail=self._detail,
+            activity=picture.activity if self._stocked and self._status is Status.ONLINE else None,
+            version=self._version,
+            directory=picture.directory or self._endpoint.directory,
+            session=picture.session,
+            waiting_for=picture.waiting_for(),
+            last_seen=self.last_seen,
+        )
+
+    def _show(self) -> None:
+        before, after = self._shown, self._look()
+        self._shown = after
+        if before != after:
+            self._changed(before, after)
+
+    def _looked(self) -> None:
+        self.looked.set()
+        self._outcome.set()
+        self._outcome = anyio.Event()
+
+    def _wake_feeds(self) -> None:
+        for feed in self._feeds:
+            feed.wake()

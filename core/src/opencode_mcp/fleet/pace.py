@@ -1,0 +1,31 @@
+"""How often the fleet looks, and how patient it is."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pace:
+    """The waits of the fleet, in seconds.
+
+    Attributes:
+        probe: How long a probe may take, as a whole.
+        route: How long a transport may take to open a route.
+        silence: After how much silence on its stream an instance is probed. OpenCode 1.18 sends a
+            heartbeat every 10 s, old versions every 30 s.
+        mute: After how much silence a stream is given up, though the instance answers probes.
+        poll: How often an instance without a usable stream is asked.
+        restream: How long it is polled before a stream is tried again.
+        retries: The waits after the first, second, … failure; the last one stays.
+        stable: How long a connection must have lasted for the waits to start afresh.
+        failures_to_offline: After how many failures in a row an instance is called offline.
+    """
+
+    probe: float = 3.0
+    route: float = 10.0
+    silence: float = 12.0
+    mute: float = 40.0
+    poll: float = 2.0
+    restream: float = 60.0
+    retries: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+    stable: float = 5.0
+    failures_to_offline: int = 3

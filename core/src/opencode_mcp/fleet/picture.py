@@ -1,0 +1,132 @@
+"""What is known of one OpenCode server: started by a snapshot, kept by its events."""
+
+from opencode_mcp.model import Activity, Session
+from opencode_mcp.opencode.api import (
+    ActivityChanged,
+    Event,
+    PartUpdated,
+    Request,
+    RequestClosed,
+    RequestOpened,
+    SessionDeleted,
+    SessionUpdated,
+    Snapshot,
+)
+
+_SESSIONS_KEPT = 200
+_DIRECTORIES_ASKED = 8
+
+
+class Picture:
+    """Sessions, who is busy, and what waits for a person.
+
+    Attributes:
+        directory: The server's own project; empty before the first snapshot.
+    """
+
+    def __init__(self) -> None:
+        self.directory = ""
+        self._sessions: dict[str, Session] = {}
+        self._busy: set[str] = set()
+        self._requests: dict[str, Request] = {}
+        self._doing: dict[str, str] = {}
+
+    def start(self, snapshot: Snapshot) -> None:
+        """Take over a snapshot; sub-agents' sessions, which it does not list, stay known."""
+        self.directory = snapshot.directory
+        children = {key: one for key, one in self._sessions.items() if one.parent_id}
+        others = {
+            key: one
+            for key, one in self._sessions.items()
+            if not one.parent_id and one.directory and one.directory != snapshot.directory
+        }
+        self._sessions = {**children, **others, **{one.id: one for one in snapshot.sessions}}
+        self._busy = set(snapshot.busy)
+        self._requests = {one.id: one for one in snapshot.requests}
+
+    def apply(self, event: Event) -> bool:
+        """Take note of an event and say whether anything that people see may have changed."""
+        match event:
+            case SessionUpdated(session):
+                self._sessions.pop(session.id, None)
+                self._sessions[session.id] = session
+                while len(self._sessions) > _SESSIONS_KEPT:
+                    self._sessions.pop(next(iter(self._sessions)))
+            case SessionDeleted(session_id):
+                self._sessions.pop(session_id, None)
+                self._rest(session_id)
+            case ActivityChanged(session_id, Activity.BUSY):
+                if session_id in self._busy:
+                    return False
+                self._busy.add(session_id)
+            case ActivityChanged(session_id, _):
+                if session_id not in self._busy:
+                    return False
+                self._rest(session_id)
+            case RequestOpened(request):
+                self._requests[request.id] = request
+            case RequestClosed(request_id):
+                self._requests.pop(request_id, None)
+            case PartUpdated(session_id, tool=tool) if tool is not None:
+                self._doing[session_id] = str(tool)
+                return False
+            case _:
+                return False
+        return True
+
+    def _rest(self, session_id: str) -> None:
+        self._busy.discard(session_id)
+        self._doing.pop(session_id, None)
+        # After an abort OpenCode 1.x goes on listing the request of a session that no longer waits for it.
+        for key in [key for key, one in self._requests.items() if one.session_id == session_id]:
+            del self._requests[key]
+
+    @property
+    def activity(self) -> Activity:
+        """Busy if any session is."""
+        return Activity.BUSY if self._busy else Activity.IDLE
+
+    @property
+    def session(self) -> Session | None:
+        """The session that counts: the one at work, else the one used last; never a sub-agent's."""
+        roots = [one for one in self._sessions.values() if not one.parent_id]
+        at_work = [one for one in roots if self.is_busy(one.id)]
+        return max(at_work or roots, key=lambda one: one.updated, default=None)
+
+    @property
+    def directories(self) -> set[str]:
+        """Projects besides the server's own that have sessions, a bounded number."""
+        found = {one.directory for one in self._sessions.values() if one.directory}
+        return set(sorted(found - {self.directory})[:_DIRECTORIES_ASKED])
+
+    def root(self, session_id: str) -> str:
+        """Return the session that a sub-agent works for in the end; `session_id` itself if it is none."""
+        for _ in range(16):
+            session = self._sessions.get(session_id)
+            if session is None or not session.parent_id:
+                break
+            session_id = session.parent_id
+        return session_id
+
+    def title(self, session_id: str) -> str:
+        """Return what a session is called, or nothing if it is not known."""
+        session = self._sessions.get(session_id)
+        return session.title if session else ""
+
+    def is_busy(self, session_id: str) -> bool:
+        """Whether a session or a sub-agent of it is at work."""
+        return session_id in self._busy or any(self.root(busy) == session_id for busy in self._busy)
+
+    def waiting_for(self, session_id: str | None = None) -> str:
+        """Say what a person is asked for, in any session or in the tree of `session_id`; or nothing."""
+        for request in self._requests.values():
+            if request.session_id in self._busy and session_id in (None, self.root(request.session_id)):
+                return f"{request.kind}: {request.summary}"
+        return ""
+
+    def doing(self, session_id: str) -> str:
+        """Say which tool the agent of a session, or a sub-agent of it, used last; or nothing."""
+        for busy, tool in self._doing.items():
+            if busy in self._busy and self.root(busy) == session_id:
+                return tool
+        return ""

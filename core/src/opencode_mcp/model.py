@@ -1,0 +1,164 @@
+"""What the rooms talk about: endpoints and routes from a transport, instances and sessions for people."""
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from opencode_mcp.text import has_unsafe
+
+if TYPE_CHECKING:
+    import httpx2
+
+
+def _safe(value: str) -> str:
+    if has_unsafe(value):
+        raise ValueError("must not hold control, line-breaking or invisible characters")
+    return value
+
+
+def _server_url(value: str) -> str:
+    """Check for `http(s)://host[:port]`: no credentials, no query, nothing that could carry a secret."""
+    parts = urlsplit(_safe(value))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must look like http://host:port")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold credentials")
+    if parts.query or parts.fragment:
+        raise ValueError("must not hold a query or a fragment")
+    if parts.port == 0:  # the property itself raises ValueError for what is no port
+        raise ValueError("must not have port 0")
+    return value.rstrip("/")
+
+
+_Line = Annotated[str, AfterValidator(_safe)]
+
+
+class Endpoint(BaseModel):
+    """What a transport says: an OpenCode server may be reached here.
+
+    Creating one validates it (`pydantic.ValidationError`): every string is one line of printable text.
+
+    Attributes:
+        id: Stable within its transport; the same server keeps it when its port changes. 1 to 512 characters.
+        name: What people call it, for example `laptop-myproject`. 1 to 200 characters.
+        url: `http://host:port`, without credentials.
+        hostname: The machine it runs on, as far as the transport knows.
+        directory: The project it serves, as far as the transport knows.
+        labels: Facts to show; never a secret.
+        vouched: Whether the transport stands for it being the user's own server. Only then is
+            `OPENCODE_SERVER_PASSWORD` sent there; a plugin's `auth` hook decides for itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[_Line, Field(min_length=1, max_length=512)]
+    name: Annotated[_Line, Field(min_length=1, max_length=200, pattern=r"\S")]
+    url: Annotated[str, Field(max_length=2048), AfterValidator(_server_url)]
+    hostname: Annotated[_Line, Field(max_length=255)] = ""
+    directory: Annotated[_Line, Field(max_length=4096)] = ""
+    labels: Mapping[_Line, _Line] = Field(default_factory=dict[str, str], max_length=32)
+    vouched: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Route:
+    """How to reach an endpoint, for as long as one is connected.
+
+    Attributes:
+        base_url: Where HTTP requests go.
+        headers: Added to every request; may hold a secret, so they stay out of the repr.
+        transport: A way of its own (a unix socket, a proxy, a tunnel); None for plain TCP.
+    """
+
+    base_url: str
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str], repr=False)
+    transport: "httpx2.AsyncBaseTransport | None" = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """Something a transport found and left out.
+
+    Attributes:
+        source: Where it was found, for example a file's path.
+        reason: What is wrong with it and how to mend it, in words for a person.
+    """
+
+    source: str
+    reason: str
+
+
+class Status(StrEnum):
+    """Whether an instance can be talked to."""
+
+    CONNECTING = "connecting"
+    """Announced, not yet looked at."""
+    ONLINE = "online"
+    NEEDS_CREDENTIALS = "needs credentials"
+    """It answers, but wants another password."""
+    UNREACHABLE = "unreachable"
+    """It failed just now; it may be back in a moment."""
+    OFFLINE = "offline"
+    """It has been failing for a while."""
+
+
+class Activity(StrEnum):
+    """Whether an agent is at work."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """One conversation on an OpenCode server.
+
+    Attributes:
+        id: OpenCode's id, `ses_…`.
+        title: What OpenCode calls it; may be empty.
+        directory: The project it belongs to.
+        parent_id: The session whose agent started this one as a sub-agent, or None.
+        updated: Milliseconds since the epoch, by the instance's clock.
+    """
+
+    id: str
+    title: str = ""
+    directory: str = ""
+    parent_id: str | None = None
+    updated: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Instance:
+    """One OpenCode server as the fleet sees it at a moment.
+
+    Attributes:
+        name: Unique within the fleet, and stable.
+        transport: The name of the transport that found it.
+        endpoint: What the transport said.
+        status: Whether it can be talked to.
+        detail: Why it is not online, or empty.
+        activity: None while unknown.
+        version: OpenCode's version, or empty while unknown.
+        directory: The project it serves.
+        session: The session at work, else the one used last, or None.
+        waiting_for: What its agent waits for a person to decide, or empty.
+        last_seen: When it last gave a sign of life; None for never.
+    """
+
+    name: str
+    transport: str
+    endpoint: Endpoint
+    status: Status = Status.CONNECTING
+    detail: str = ""
+    activity: Activity | None = None
+    version: str = ""
+    directory: str = ""
+    session: Session | None = None
+    waiting_for: str = ""
+    last_seen: datetime | None = dataclasses.field(default=None, compare=False)

@@ -1,0 +1,40 @@
+"""Reads fields of foreign JSON: whatever is missing, or of another type, comes back empty."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def mapping(value: Any, *path: str) -> dict[str, Any]:
+    """Return the object at `path` in `value`, or an empty one."""
+    for key in path:
+        value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def text(value: Any, *path: str) -> str:
+    """Return the string at `path` in `value`, or an empty one."""
+    found = mapping(value, *path[:-1]).get(path[-1])
+    return found if isinstance(found, str) else ""
+
+
+def number(value: Any, *path: str) -> int:
+    """Return the number at `path` in `value` as an integer, or 0."""
+    found = mapping(value, *path[:-1]).get(path[-1])
+    return int(found) if isinstance(found, int | float) and abs(found) < 2**53 else 0
+
+
+def items(value: Any) -> Iterator[dict[str, Any]]:
+    """Iterate over the objects in the list `value`, if it is one."""
+    if isinstance(value, list):
+        for item in cast("list[Any]", value):
+            if isinstance(item, dict):
+                yield cast("dict[str, Any]", item)
+
+
+def identifier(value: Any, *path: str) -> str:
+    """Return the id at `path` if it is safe to put into a URL, or an empty string."""
+    found = text(value, *path)
+    return found if _ID.fullmatch(found) else ""

@@ -1,0 +1,194 @@
+"""HTTP to one instance: bounded in time and size, no redirects, no environment proxies, typed errors."""
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Self
+
+import anyio
+import httpx2
+
+from opencode_mcp.errors import CredentialsError, ProtocolError, RequestError, UnreachableError
+from opencode_mcp.model import Route
+from opencode_mcp.opencode.fields import text
+from opencode_mcp.text import clean_line
+
+MAX_BODY = 32 * 1024 * 1024
+"""Bytes of an answer that are read at most; sessions with large tool outputs reach some megabytes."""
+MAX_EVENT = 16 * 1024 * 1024
+"""Bytes of one server-sent event."""
+
+_UNAUTHORIZED = 401
+_REALM = 'Basic realm="Secure Area"'  # what OpenCode 1.x and 2.x answer alike
+
+
+class Http:
+    """An HTTP client for one route, with a pool of its own.
+
+    Credentials are held back until the server asks for them the way OpenCode does, so a stranger that
+    took over a port is not handed a password unasked.
+
+    Args:
+        route: Where to.
+        seconds: How long an ordinary request may take, from start to its last byte.
+        auth: What to answer to a 401, or None.
+    """
+
+    def __init__(self, route: Route, *, seconds: float, auth: httpx2.Auth | None = None) -> None:
+        self.seconds = seconds
+        self._auth = auth
+        self._authenticating = False
+        self._client = httpx2.AsyncClient(
+            base_url=route.base_url,
+            headers={**route.headers, "accept-encoding": "identity"},
+            transport=route.transport,
+            # No TLS context for plain HTTP: one costs a megabyte, and nothing here can lead to https.
+            verify=route.base_url.startswith("https:"),
+            trust_env=False,
+            follow_redirects=False,
+            timeout=None,  # every request has one bound over all its steps instead
+            limits=httpx2.Limits(max_connections=16, max_keepalive_connections=1, keepalive_expiry=2),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+            await self._client.aclose()
+
+    async def get(
+        self, path: str, params: Mapping[str, str | int] | None = None, *, max_bytes: int = MAX_BODY
+    ) -> Any:
+        """GET a JSON document."""
+        return await self._json("GET", path, params, None, max_bytes)
+
+    async def post(
+        self, path: str, body: object = None, params: Mapping[str, str | int] | None = None
+    ) -> Any:
+        """POST `body` as JSON and return the JSON answer, or None if it is empty."""
+        return await self._json("POST", path, params, body, MAX_BODY)
+
+    @asynccontextmanager
+    async def stream(self, path: str) -> AsyncGenerator[httpx2.EventSource]:
+        """Open a stream of server-sent events; only its opening is bounded in time."""
+        async with AsyncExitStack() as stack:
+            with _unreachable(path), anyio.fail_after(self.seconds):
+                response = await self._send(stack, "GET", path, None, None, {"accept": "text/event-stream"})
+                await self._check(response, path)
+            if "content-encoding" in response.headers:
+                raise ProtocolError(f"GET {path} was answered compressed, though we asked for plain text.")
+            with _unreachable(path):
+                yield httpx2.EventSource(response, max_event_size=MAX_EVENT)
+
+    async def _json(
+        self, method: str, path: str, params: Mapping[str, str | int] | None, body: object, max_bytes: int
+    ) -> Any:
+        async with AsyncExitStack() as stack:
+            with _unreachable(path), anyio.fail_after(self.seconds):
+                response = await self._send(stack, method, path, params, body, {"accept": "application/json"})
+                await self._check(response, path)
+                content = await _read(response, path, max_bytes)
+        if not content:
+            return None
+        if response.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise ProtocolError(f"{method} {path} was answered with something else than JSON.")
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            raise ProtocolError(f"{method} {path} was answered with JSON that cannot be read.") from None
+
+    async def _send(
+        self,
+        stack: AsyncExitStack,
+        method: str,
+        path: str,
+        params: Mapping[str, str | int] | None,
+        body: object,
+        headers: Mapping[str, str],
+    ) -> httpx2.Response:
+        content = None if body is None else json.dumps(body).encode()
+        while True:
+            request = self._client.build_request(
+                method,
+                path,
+                params=params,
+                content=content,
+                headers={**headers, "content-type": "application/json"} if content else headers,
+            )
+            sent_credentials = self._authenticating
+            response = await self._client.send(
+                request, stream=True, auth=self._auth if sent_credentials else None
+            )
+            stack.push_async_callback(_close, response)
+            if response.status_code != _UNAUTHORIZED or sent_credentials or self._auth is None:
+                return response
+            if response.headers.get("www-authenticate") != _REALM:
+                raise ProtocolError(f"{method} {path} wants a password, but not as an OpenCode server does.")
+            self._authenticating = True
+
+    async def _check(self, response: httpx2.Response, path: str) -> None:
+        """Raise unless the answer is a success; the body of an error is read, bounded, for its message."""
+        status = response.status_code
+        if response.is_success:
+            return
+        if status == _UNAUTHORIZED:
+            raise CredentialsError(
+                "It refuses our user name and password: check OPENCODE_SERVER_USERNAME and "
+                "OPENCODE_SERVER_PASSWORD."
+                if self._authenticating
+                else "It wants a password: set OPENCODE_SERVER_PASSWORD."
+            )
+        if response.is_redirect:
+            raise ProtocolError(f"{path} was answered with a redirect ({status}), which is not followed.")
+        message = _error_message(await _read(response, path, 64 * 1024))
+        raise RequestError(message or f"{path} was answered with HTTP status {status}.")
+
+
+class _unreachable:  # noqa: N801 - reads as the statement that it is
+    """Turn what httpx2 raises into our errors."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise UnreachableError("It did not answer in time.") from None
+        if isinstance(error, httpx2.SSEError):
+            raise ProtocolError(f"{self._path}: {clean_line(str(error))}") from None
+        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+            raise UnreachableError("Nothing accepts connections at its address.") from None
+        if isinstance(error, httpx2.RemoteProtocolError | httpx2.DecodingError | httpx2.InvalidURL):
+            raise ProtocolError(f"{self._path}: {clean_line(str(error))}") from None
+        if isinstance(error, httpx2.HTTPError | OSError):
+            raise UnreachableError("The connection to it broke.") from None
+
+
+async def _read(response: httpx2.Response, path: str, max_bytes: int) -> bytes:
+    if "content-encoding" in response.headers:
+        raise ProtocolError(f"{path} was answered compressed, though we asked for plain text.")
+    announced = response.headers.get("content-length", "")
+    if announced.isdecimal() and float(announced) > max_bytes:
+        raise ProtocolError(f"{path} was answered with more than {max_bytes} bytes.")
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > max_bytes:
+            raise ProtocolError(f"{path} was answered with more than {max_bytes} bytes.")
+    return bytes(content)
+
+
+def _error_message(content: bytes) -> str:
+    """Find the message in an OpenCode error body: `{"name":…,"data":{"message":…}}` or `{"message":…}`."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return ""
+    return clean_line(text(body, "data", "message") or text(body, "message"), 500)
+
+
+async def _close(response: httpx2.Response) -> None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+        await response.aclose()

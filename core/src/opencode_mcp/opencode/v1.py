@@ -1,0 +1,118 @@
+"""OpenCode 1.x: the classic routes, as run on 1.18.33. Its own `/api/*` is another engine and never used."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+
+from opencode_mcp.errors import ProtocolError, RequestError
+from opencode_mcp.model import Session
+from opencode_mcp.opencode import v1_decode as decode
+from opencode_mcp.opencode.api import Event, Message, Request, Snapshot
+from opencode_mcp.opencode.fields import text
+from opencode_mcp.opencode.http import Http
+
+_SESSIONS_SHOWN = 50
+_SESSIONS_SEARCHED = 1000
+
+
+class V1:
+    """The `OpenCode` protocol on the 1.x API."""
+
+    def __init__(self, http: Http, version: str) -> None:
+        self._http = http
+        self._version = version
+
+    @property
+    def version(self) -> str:
+        """The server's version."""
+        return self._version
+
+    async def ping(self) -> None:
+        """Ask for `/global/health`."""
+        await self._http.get("/global/health", max_bytes=64 * 1024)
+
+    async def snapshot(self, directories: Collection[str] = ()) -> Snapshot:
+        """Take stock; status, permissions and questions are asked for each directory, as 1.x wants it."""
+        directory = text(await self._http.get("/path"), "directory")
+        sessions = await self._list(_SESSIONS_SHOWN)
+        busy: set[str] = set()
+        requests: list[Request] = []
+        for place in dict.fromkeys((directory, *directories)):
+            where = {"directory": place}
+            busy |= decode.busy(await self._http.get("/session/status", where))
+            requests += decode.permissions(await self._optional("/permission", where))
+            requests += decode.questions(await self._optional("/question", where))
+        return Snapshot(
+            directory=directory, sessions=tuple(sessions), busy=frozenset(busy), requests=tuple(requests)
+        )
+
+    @asynccontextmanager
+    async def events(self) -> AsyncGenerator[AsyncIterator[Event]]:
+        """Follow `/global/event`, the one stream that covers every project of the server."""
+        async with self._http.stream("/global/event") as source:
+            yield _decoded(source)
+
+    async def sessions(self) -> Sequence[Session]:
+        """List the sessions of the server's own directory, newest first."""
+        return await self._list(_SESSIONS_SEARCHED)
+
+    async def session(self, session_id: str) -> Session:
+        """Return one session; its id tells 1.x the project."""
+        session = decode.session(await self._http.get(f"/session/{session_id}"))
+        if session is None:
+            raise RequestError("The session is archived.")
+        return session
+
+    async def create_session(self, directory: str) -> Session:
+        """Create a session; an empty `directory` means the server's own."""
+        where = {"directory": directory} if directory else None
+        session = decode.session(await self._http.post("/session", {}, where))
+        if session is None:
+            raise ProtocolError("The new session came back without an id.")
+        return session
+
+    async def messages(self, session_id: str, limit: int) -> Sequence[Message]:
+        """Return the newest messages, oldest first."""
+        return decode.messages(await self._http.get(f"/session/{session_id}/message", {"limit": limit}))
+
+    async def is_busy(self, session: Session) -> bool:
+        """Ask the status of the session's own directory."""
+        where = {"directory": session.directory} if session.directory else None
+        return session.id in decode.busy(await self._http.get("/session/status", where))
+
+    async def prompt(self, session: Session, prompt: str) -> None:
+        """Use `prompt_async`, which answers 204 before anything happens."""
+        await self._http.post(
+            f"/session/{session.id}/prompt_async", {"parts": [{"type": "text", "text": prompt}]}
+        )
+
+    async def abort(self, session_id: str) -> None:
+        """Stop a session; answers `true` also when it is idle."""
+        await self._http.post(f"/session/{session_id}/abort")
+
+    async def _optional(self, path: str, where: dict[str, str]) -> Any:
+        """Ask for what older 1.x versions lack: they answer with their web page, or not found."""
+        try:
+            return await self._http.get(path, where)
+        except (ProtocolError, RequestError):
+            return []
+
+    async def _list(self, limit: int) -> list[Session]:
+        # Without `roots` the list is filled up, and cut off, by sub-agents' sessions.
+        return decode.sessions(await self._http.get("/session", {"roots": "true", "limit": limit}))
+
+
+async def _decoded(source: httpx2.EventSource) -> AsyncGenerator[Event]:
+    async for sent in source:
+        event = decode.event(_loads(sent))
+        if event is not None:
+            yield event
+
+
+def _loads(sent: httpx2.ServerSentEvent) -> Any:
+    try:
+        return sent.json()
+    except (ValueError, RecursionError):
+        return None

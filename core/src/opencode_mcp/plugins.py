@@ -1,0 +1,186 @@
+"""Finds installed plugins, imports those that are wanted, and names the broken ones.
+
+A transport is imported only when `TRANSPORT` selects it, so one that is broken and not selected costs
+nothing. Plugins with instance hooks are always loaded; a broken one is reported and left out.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from opencode_mcp.errors import PluginError
+from opencode_mcp.hookspecs import PROJECT, InstanceSpec, TransportSpec
+from opencode_mcp.transport import CONTRACT_VERSION, TransportPlugin
+
+TRANSPORTS_GROUP = "opencode_mcp.transports"
+PLUGINS_GROUP = "opencode_mcp.plugins"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InstalledTransport:
+    """A transport as `opencode-mcp transports` lists it.
+
+    Attributes:
+        name: What `TRANSPORT` says.
+        distribution: The package that brings it, or `?`.
+        version: That package's version, or `?`.
+        selected: Whether `TRANSPORT` names it.
+        summary: What it is for; empty when broken.
+        problem: Why it cannot be used, or empty.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    selected: bool
+    summary: str = ""
+    problem: str = ""
+
+
+class Plugins:
+    """The plugins of this process: the hooks of all, and the transports that were selected."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(TransportSpec)
+        self._manager.add_hookspecs(InstanceSpec)
+
+    @property
+    def hook(self) -> pluggy.HookRelay:
+        """The hooks of all loaded plugins."""
+        return self._manager.hook
+
+    def register(self, plugin: object, name: str) -> None:
+        """Add a plugin object directly, under `name`; for tests and embedding.
+
+        Raises:
+            PluginError: If it implements a hook that does not exist, or with other arguments.
+        """
+        try:
+            self._manager.register(plugin, name=name)
+            self._manager.check_pending()
+        except (pluggy.PluginValidationError, ValueError) as error:
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
+            raise PluginError(f"Plugin {name!r} does not fit the hooks of opencode-mcp: {error}") from error
+
+    def load_instance_hooks(self) -> None:
+        """Load the group `opencode_mcp.plugins`; a broken plugin is logged with its name and left out."""
+        for entry in entry_points(group=PLUGINS_GROUP):
+            try:
+                self.register(_import(entry), name=f"{PLUGINS_GROUP}:{entry.name}")
+            except PluginError as error:
+                logger.error("%s Its hooks are not in force.", error)
+
+    def load_transports(self, names: Iterable[str]) -> Sequence[TransportPlugin[Any]]:
+        """Import the transports called `names` and return their descriptors, in that order.
+
+        Raises:
+            PluginError: If one is unknown, broken, or made for another contract.
+        """
+        return [self._load_transport(name) for name in names]
+
+    def _load_transport(self, name: str) -> TransportPlugin[Any]:
+        entry = _find(name)
+        plugin = _import(entry)
+        registered = f"{TRANSPORTS_GROUP}:{name}"
+        self.register(plugin, registered)
+        try:
+            return self._descriptor(entry, plugin)
+        except PluginError:
+            self._manager.unregister(name=registered)
+            raise
+
+    def _descriptor(self, entry: EntryPoint, plugin: object) -> TransportPlugin[Any]:
+        others = [other for other in self._manager.get_plugins() if other is not plugin]
+        hook = self._manager.subset_hook_caller("opencode_mcp_transports", others)
+        try:
+            found: list[Sequence[TransportPlugin[Any]]] = hook()
+            descriptors = [descriptor for several in found for descriptor in several]
+        except Exception as error:
+            raise PluginError(_broken(entry, error)) from error
+        for descriptor in descriptors:
+            if not isinstance(descriptor, TransportPlugin):  # pyright: ignore[reportUnnecessaryIsInstance] - foreign code
+                raise PluginError(_broken(entry, "its hook returned something else than TransportPlugin"))
+            if descriptor.name != entry.name:
+                continue
+            if descriptor.contract != CONTRACT_VERSION:
+                raise PluginError(
+                    f"Transport {_named(entry)} was made for contract version {descriptor.contract}, this "
+                    f"opencode-mcp has version {CONTRACT_VERSION}. Update both: pip install -U "
+                    f"opencode-mcp-core {_distribution(entry)}"
+                )
+            return descriptor
+        raise PluginError(_broken(entry, f"its hook opencode_mcp_transports describes no {entry.name!r}"))
+
+
+def installed_transports(selected: Sequence[str]) -> Sequence[InstalledTransport]:
+    """List every installed transport and the state it is in, trying each in turn."""
+    rows: list[InstalledTransport] = []
+    for entry in sorted(entry_points(group=TRANSPORTS_GROUP), key=lambda entry: entry.name):
+        summary = problem = ""
+        try:
+            (descriptor,) = Plugins().load_transports([entry.name])
+            summary = descriptor.summary
+        except PluginError as error:
+            problem = str(error)
+        rows.append(
+            InstalledTransport(
+                name=entry.name,
+                distribution=_distribution(entry),
+                version=entry.dist.version if entry.dist else "?",
+                selected=entry.name in selected,
+                summary=summary,
+                problem=problem,
+            )
+        )
+    return rows
+
+
+def _find(name: str) -> EntryPoint:
+    found = entry_points(group=TRANSPORTS_GROUP, name=name)
+    if not found:
+        names = sorted({entry.name for entry in entry_points(group=TRANSPORTS_GROUP)})
+        raise PluginError(
+            f"TRANSPORT asks for {name!r}, which is not installed. "
+            f"Installed: {', '.join(names) or 'none'}. "
+            f"If it is one of the official transports: pip install opencode-mcp-{name}"
+        )
+    distributions = sorted({_distribution(entry) for entry in found})
+    if len(distributions) > 1:
+        raise PluginError(
+            f"TRANSPORT asks for {name!r}, which {' and '.join(distributions)} both bring. "
+            "Uninstall all but one of them."
+        )
+    return next(iter(found))
+
+
+def _import(entry: EntryPoint) -> object:
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(_broken(entry, error)) from error
+
+
+def _broken(entry: EntryPoint, why: BaseException | str) -> str:
+    reason = f"{type(why).__name__}: {why}" if isinstance(why, BaseException) else why
+    missing = why.name if isinstance(why, ModuleNotFoundError) else None
+    mend = f"pip install --force-reinstall {_distribution(entry)}"
+    if missing and not missing.startswith(entry.module.partition(".")[0]):
+        mend = f"{mend} (it needs the module {missing!r})"
+    return f"Plugin {_named(entry)} is broken: {reason}. To mend it: {mend}"
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "?"
+
+
+def _named(entry: EntryPoint) -> str:
+    version = entry.dist.version if entry.dist else "?"
+    return f"{entry.name!r} (from {_distribution(entry)} {version}, {entry.value})"

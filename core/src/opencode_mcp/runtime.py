@@ -1,0 +1,65 @@
+"""Puts settings, plugins and fleet together, for the MCP server and the command line alike."""
+
+import logging
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from opencode_mcp.errors import SettingsError
+from opencode_mcp.fleet import Fleet
+from opencode_mcp.plugins import Plugins
+from opencode_mcp.settings import CoreSettings, Settings, read_settings
+from opencode_mcp.transport import TransportPlugin
+
+
+def start_logging(settings: CoreSettings) -> None:
+    """Log to stderr: stdout belongs to MCP, or to what was asked for."""
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
+
+
+class Runtime:
+    """Everything that must be right before anything starts.
+
+    Raises:
+        OpenCodeMCPError: A variable cannot be used, or a selected transport is missing or broken; the
+            message names them all that are of one kind.
+    """
+
+    def __init__(self) -> None:
+        self.settings = read_settings(CoreSettings)
+        start_logging(self.settings)
+        self._plugins = Plugins()
+        selected = self._plugins.load_transports(self.settings.transport)
+        problems: list[str] = []
+        self._transports: list[tuple[TransportPlugin[Any], Settings]] = []
+        for plugin in selected:
+            try:
+                self._transports.append((plugin, read_settings(plugin.settings)))
+            except SettingsError as error:
+                problems.append(str(error))
+        if problems:
+            raise SettingsError("\n".join(problems))
+        self._plugins.load_instance_hooks()
+
+    @asynccontextmanager
+    async def fleet(self) -> AsyncGenerator[Fleet]:
+        """Run the fleet; entering waits for nothing."""
+        _allow_many_connections()
+        async with Fleet(self._transports, self._plugins.hook, self.settings).running() as fleet:
+            yield fleet
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files: each instance holds a connection for its events."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

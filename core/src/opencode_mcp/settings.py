@@ -1,0 +1,141 @@
+"""Every environment variable of core, in one place, typed, with its unit; and the base for plugins' own."""
+
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from opencode_mcp.errors import SettingsError
+
+
+def variable(name: str, default: Any, *, takes: str, about: str, **constraints: Any) -> Any:
+    """Declare a setting that is read from an environment variable.
+
+    Args:
+        name: The environment variable, for example `RELAY_REGISTRY_DIR`.
+        default: Its value when the variable is unset or empty.
+        takes: What it takes, in words that finish the sentence "it takes …", with the unit.
+        about: What it does, one or two sentences; shown in the documentation and in `.env.example`.
+        **constraints: Further arguments of `pydantic.Field`, for example `ge=1`.
+    """
+    extra: dict[str, Any] = {"takes": takes}
+    return Field(default, validation_alias=name, description=about, json_schema_extra=extra, **constraints)
+
+
+class Settings(BaseSettings):
+    """Base of every settings model: values come from the environment, by the names given to `variable`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, case_sensitive=True, populate_by_name=True, extra="ignore"
+    )
+
+
+class CoreSettings(Settings):
+    """What core itself reads from the environment."""
+
+    transport: Annotated[tuple[str, ...], NoDecode] = variable(
+        "TRANSPORT",
+        ("local-relay",),
+        takes="the name of an installed transport, or several with commas between",
+        about="Which transports find the instances. `opencode-mcp transports` lists those installed.",
+    )
+    discovery_interval_ms: int = variable(
+        "DISCOVERY_INTERVAL_MS",
+        30_000,
+        takes="a whole number of milliseconds, 100 or more",
+        about="How often a transport that cannot watch looks again; for one that can, the safety net.",
+        ge=100,
+    )
+    health_check_timeout_ms: int = variable(
+        "HEALTH_CHECK_TIMEOUT_MS",
+        3_000,
+        takes="a whole number of milliseconds, 1 or more",
+        about="How long an instance may take to answer a probe, as a whole.",
+        ge=1,
+    )
+    send_timeout_ms: int = variable(
+        "SEND_TIMEOUT_MS",
+        300_000,
+        takes="a whole number of milliseconds, 1 or more",
+        about="How long `send` waits for the agent when the client shows progress; the agent's work goes on.",
+        ge=1,
+    )
+    server_username: str = variable(
+        "OPENCODE_SERVER_USERNAME",
+        "opencode",
+        takes="a user name",
+        about="The user name for instances that want a password.",
+    )
+    server_password: SecretStr | None = variable(
+        "OPENCODE_SERVER_PASSWORD",
+        None,
+        takes="a password",
+        about="The password for instances that want one. Sent only to those a transport vouches for.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = variable(
+        "OPENCODE_MCP_LOG_LEVEL",
+        "WARNING",
+        takes="DEBUG, INFO, WARNING or ERROR",
+        about="How much is logged on stderr.",
+    )
+
+    @field_validator("transport", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+        if not names:
+            raise ValueError("no name in it")
+        return names
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def read_settings(model: type[SettingsT]) -> SettingsT:
+    """Read a settings model from the environment.
+
+    Raises:
+        SettingsError: With one sentence for each unusable variable: its name, its value, what it takes.
+    """
+    try:
+        return model()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentences(model, error))) from None
+
+
+def _sentences(model: type[Settings], error: ValidationError) -> list[str]:
+    by_variable = {str(field.validation_alias): field for field in model.model_fields.values()}
+    sentences: list[str] = []
+    for problem in error.errors(include_url=False, include_context=False):
+        name = str(problem["loc"][0]) if problem["loc"] else "?"
+        field = by_variable.get(name)
+        secret = field is not None and SecretStr in get_args(field.annotation)
+        shown = "" if secret else f"={problem['input']!r}"
+        takes = documented(field).takes if field is not None else problem["msg"]
+        sentences.append(f"{name}{shown} cannot be used: it takes {takes}.")
+    return sentences
+
+
+class Documented(NamedTuple):
+    """How a setting is explained to people."""
+
+    variable: str
+    default: str
+    takes: str
+    about: str
+
+
+def documented(field: FieldInfo) -> Documented:
+    """Return what `variable` was told about `field`."""
+    extra = cast("dict[str, str]", field.json_schema_extra)
+    default: object = field.default
+    if isinstance(default, tuple):
+        shown = ",".join(cast("tuple[str, ...]", default))
+    elif isinstance(default, bool):
+        shown = "1" if default else "0"
+    else:
+        shown = "" if default is None else str(default)
+    return Documented(str(field.validation_alias), shown, extra["takes"], field.description or "")
