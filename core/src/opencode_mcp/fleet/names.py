@@ -17,24 +17,22 @@ class Names:
 
     def __init__(self) -> None:
         self._by_key: dict[Hashable, str] = {}
+        self._taken: dict[str, Hashable] = {}
         self._former: dict[Hashable, tuple[str, str]] = {}
 
     def assign(self, key: Hashable, wanted: str) -> str:
         """Return the name of `key`, which would like to be called `wanted`."""
-        former_wanted, former_name = self._former.get(key, ("", ""))
-        name = self._by_key.get(key, "")
-        if name and former_wanted == wanted:
+        former_wanted, name = self._former.get(key, ("", ""))
+        if former_wanted == wanted and self._taken.get(name) == key:
             return name
-        self._by_key.pop(key, None)
-        taken = set(self._by_key.values())
-        if former_wanted == wanted and former_name not in taken:
-            name = former_name
-        else:
+        self.release(key)
+        if former_wanted != wanted or name in self._taken:
             name, number = wanted, 1
-            while name in taken:
+            while name in self._taken:
                 number += 1
                 name = f"{wanted}-{number}"
         self._by_key[key] = name
+        self._taken[name] = key
         self._former.pop(key, None)
         self._former[key] = (wanted, name)
         while len(self._former) > _REMEMBERED:
@@ -43,7 +41,9 @@ class Names:
 
     def release(self, key: Hashable) -> None:
         """Take note that `key` has left."""
-        self._by_key.pop(key, None)
+        name = self._by_key.pop(key, None)
+        if name is not None:
+            del self._taken[name]
 
 
 def resolve(query: str, names: Collection[str]) -> str:

@@ -1,0 +1,168 @@
+"""The format of a registration file: read, checked strictly, and written.
+
+The keys are those of the original tool: `name`, `hostname`, `port`, `localPort`, `cwd`, `connectedAt`. Of
+these only `port` is indispensable. Ours come on top: `id`, `version`, `heartbeatAt`, `transport`.
+"""
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from opencode_mcp import Endpoint, clean_line
+
+SUFFIX = ".json"
+
+_MUST_BE = {
+    "port": "a whole number from 1 to 65535",
+    "name": "1 to 200 characters of text, none of them a control or invisible character",
+    "hostname": "one line of at most 255 characters",
+    "cwd": "one line of at most 4096 characters",
+    "id": "a line of 1 to 512 characters",
+}
+_KEY_OF = {"url": "port", "directory": "cwd"}
+
+
+class UnusableError(Exception):
+    """A file that is no usable registration; `str(error)` says why, without naming the file.
+
+    Attributes:
+        unfinished: Whether it may just be half-written, so that another look is worthwhile.
+    """
+
+    def __init__(self, reason: str, *, unfinished: bool = False) -> None:
+        super().__init__(reason)
+        self.unfinished = unfinished
+
+
+def _not_blank(value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise ValueError("blank")
+    return value
+
+
+class _Strict(BaseModel):
+    """Types only; what text may hold is checked by `Endpoint`, once for all transports."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    port: Annotated[int, Field(ge=1, le=65535)]
+    name: Annotated[str | None, AfterValidator(_not_blank)] = None
+    hostname: str | None = None
+    cwd: str | None = None
+    id: object = None
+    local_port: Annotated[object, Field(alias="localPort")] = None
+    connected_at: Annotated[object, Field(alias="connectedAt")] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """What a usable registration file says.
+
+    Attributes:
+        endpoint: What it says, as core wants it.
+        explicit_id: Whether the id stands in the file, rather than being the file's name.
+        connected_at: Seconds since the epoch, or 0 if the file does not say.
+    """
+
+    endpoint: Endpoint
+    explicit_id: bool
+    connected_at: float
+
+
+def parse(content: bytes, stem: str) -> Registration:
+    """Read the content of a registration file.
+
+    Args:
+        content: The bytes of the file, of bounded size.
+        stem: The file's name without `.json`: the id, and the name, of an instance that states none.
+
+    Raises:
+        UnusableError: If it is not a registration, or one that cannot be used.
+    """
+    try:
+        found = _Strict.model_validate_json(content.removeprefix(b"\xef\xbb\xbf"))
+    except ValidationError as error:
+        raise _unusable(error) from None
+    explicit = _usable_id(found.id)
+    connected_at, shown = _moment(found.connected_at)
+    labels: dict[str, str] = {}
+    if isinstance(found.local_port, int) and 0 < found.local_port < 65536:
+        labels["localPort"] = str(int(found.local_port))
+    if shown:
+        labels["connectedAt"] = shown
+    try:
+        endpoint = Endpoint(
+            id=explicit or stem,
+            name=stem if found.name is None else found.name,
+            url=f"http://127.0.0.1:{found.port}",
+            hostname=found.hostname or "",
+            directory=found.cwd or "",
+            labels=labels,
+            vouched=True,
+        )
+    except ValidationError as error:
+        raise _unusable(error) from None
+    return Registration(endpoint=endpoint, explicit_id=explicit is not None, connected_at=connected_at)
+
+
+def _usable_id(value: object) -> str | None:
+    if not isinstance(value, str) or not 1 <= len(value) <= 512 or clean_line(value, 512) != value:
+        return None
+    return value
+
+
+def _moment(value: object) -> tuple[float, str]:
+    """Read `connectedAt`: ISO 8601 as the original writes, or milliseconds since the epoch."""
+    try:
+        if isinstance(value, str) and len(value) <= 40:
+            moment = datetime.fromisoformat(value)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            moment = datetime.fromtimestamp(value / 1000, UTC)
+        else:
+            return 0.0, ""
+        return moment.timestamp(), iso(moment)
+    except (ValueError, OverflowError, OSError):
+        return 0.0, ""
+
+
+def iso(moment: datetime) -> str:
+    """Write a moment as the original does: UTC, milliseconds, `Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _unusable(error: ValidationError) -> UnusableError:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    if problem["type"] == "json_invalid":
+        return UnusableError(f"it is not JSON ({problem['msg']})", unfinished=True)
+    if not problem["loc"]:
+        return UnusableError("it is not a JSON object")
+    key = _KEY_OF.get(str(problem["loc"][0]), str(problem["loc"][0]))
+    if problem["type"] == "missing":
+        return UnusableError(f'"{key}" is missing; it must be {_MUST_BE[key]}')
+    shown = clean_line(repr(problem["input"]), 60)
+    return UnusableError(f'"{key}" must be {_MUST_BE.get(key, "plain text")}, not {shown}')
+
+
+def serialise(
+    endpoint: Endpoint, *, port: int, hostname: str, connected_at: datetime, heartbeat_at: datetime
+) -> bytes:
+    """Write the registration of `endpoint`, readable for the original tool too."""
+    local_port = endpoint.labels.get("localPort", "")
+    content: dict[str, Any] = {
+        "name": endpoint.name,
+        "hostname": endpoint.hostname or hostname,
+        "port": port,
+        "localPort": int(local_port) if local_port.isdecimal() else port,
+        "cwd": endpoint.directory,
+        "connectedAt": iso(connected_at),
+        "id": endpoint.id,
+        "heartbeatAt": iso(heartbeat_at),
+        "transport": "local-relay",
+    }
+    if version := endpoint.labels.get("version"):
+        content["version"] = version
+    return json.dumps(content, indent=2).encode() + b"\n"

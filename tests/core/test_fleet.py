@@ -1,0 +1,404 @@
+"""The live picture, on servers that work, die, come back and move."""
+
+import pytest
+from opencode_mcp import Instance, Status, TransportError, hookimpl
+from opencode_mcp.fleet.pace import Pace
+from opencode_mcp.model import Activity
+from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
+from support.fleets import FAST, Listed, endpoint, only, running_fleet, status, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_announced_server_comes_online_with_what_is_known_of_it():
+    fake, listed = FakeOpenCode(directory="/srv/shop"), Listed()
+    async with fake.serve(), running_fleet(listed) as fleet:
+        fake.create_session("Older")
+        fake.create_session("Fix the till")
+        listed.publish(endpoint(fake, hostname="box", directory="/elsewhere"))
+        await until(lambda: fleet.monitors and only(fleet).instance.activity)
+        instance = only(fleet).instance
+        assert instance.status is Status.ONLINE
+        assert instance.version == "1.18.33"
+        assert instance.directory == "/srv/shop"  # the server knows better than the announcement
+        assert instance.activity is Activity.IDLE
+        assert instance.session is not None
+        assert instance.session.title == "Fix the till"
+        assert only(fleet).last_seen is not None
+
+
+async def test_busy_and_idle_and_titles_follow_events_without_any_request():
+    fake, listed = FakeOpenCode(), Listed()
+    async with fake.serve(), running_fleet(listed, pace=Pace()) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: fleet.monitors and only(fleet).instance.activity)
+        asked = len(fake.requests)
+        session = fake.create_session("New task")
+        await until(lambda: (only(fleet).instance.session or instance_without_session()).title == "New task")
+        fake.set_busy(session)
+        await until(lambda: only(fleet).instance.activity is Activity.BUSY)
+        fake.set_busy(session, busy=False)
+        await until(lambda: only(fleet).instance.activity is Activity.IDLE)
+        assert len(fake.requests) == asked
+
+
+def instance_without_session():
+    class Untitled:
+        title = ""
+
+    return Untitled()
+
+
+async def test_what_a_person_is_asked_for_is_shown_and_goes_when_answered():
+    fake, listed = FakeOpenCode(), Listed()
+    fake.script(Reply(tools=[ToolCall(asks=True)], text="ok"))
+    async with fake.serve(), running_fleet(listed) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: fleet.monitors and only(fleet).instance.activity)
+        session = fake.create_session("s")
+        fake.prompt(session, "go")
+        await until(lambda: only(fleet).instance.waiting_for)
+        assert "echo hi" in only(fleet).instance.waiting_for
+        await only(fleet).api.abort(session)
+        await until(lambda: not only(fleet).instance.waiting_for)
+
+
+async def test_a_killed_server_is_offline_within_two_seconds_and_comes_back():
+    fake, listed = FakeOpenCode(), Listed()
+    async with running_fleet(listed, pace=Pace()) as fleet:
+        async with fake.serve():
+            listed.publish(endpoint(fake))
+            await until(lambda: status(fleet) == "online")
+            await fake.kill()
+        await until(lambda: status(fleet) == "offline", seconds=2)
+        assert only(fleet).instance.detail == "Nothing accepts connections at its address."
+        assert only(fleet).last_seen is not None
+        async with fake.serve(port=fake.port):
+            only(fleet).nudge()
+            await until(lambda: status(fleet) == "online", seconds=5)
+
+
+async def test_one_failure_makes_it_unreachable_and_not_yet_offline():
+    fake, listed, seen = FakeOpenCode(), Listed(), list[str]()
+
+    class Diary:
+        @hookimpl
+        def opencode_mcp_instance_changed(self, before: Instance | None, after: Instance | None):
+            if after is not None:
+                seen.append(after.status.value)
+
+    async with running_fleet(listed, hooks=[Diary()]) as fleet:
+        async with fake.serve():
+            listed.publish(endpoint(fake))
+            await until(lambda: status(fleet) == "online")
+            fake.cut_streams()
+            await until(lambda: "unreachable" in seen and status(fleet) == "online")
+            assert "offline" not in seen
+            await fake.kill()
+        await until(lambda: status(fleet) == "offline")
+        assert seen.index("unreachable") < seen.index("offline")
+
+
+async def test_a_server_that_falls_silent_is_noticed_and_its_return_too():
+    fake, listed = FakeOpenCode(heartbeat_seconds=0.1), Listed()
+    async with fake.serve(), running_fleet(listed) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: status(fleet) == "online")
+        fake.fault = Fault.HANG
+        await until(lambda: status(fleet) == "offline", seconds=8)
+        assert only(fleet).instance.detail == "It did not answer in time."
+        fake.fault = None
+        await until(lambda: status(fleet) == "online")
+
+
+async def test_a_quiet_but_living_server_stays_online():
+    fake, listed = FakeOpenCode(heartbeat_seconds=60), Listed()
+    quick = Pace(probe=0.5, silence=0.05, mute=60)
+    async with fake.serve(), running_fleet(listed, pace=quick) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: status(fleet) == "online")
+        asked = len(fake.requests)
+        await until(lambda: sum(one.path == "/global/health" for one in list(fake.requests)[asked:]) >= 3)
+        assert status(fleet) == "online"
+
+
+async def test_what_changed_while_the_stream_was_cut_is_learnt_afterwards():
+    fake, listed = FakeOpenCode(), Listed()
+    async with fake.serve(), running_fleet(listed) as fleet:
+        session = fake.create_session("s")
+        listed.publish(endpoint(fake))
+        await until(lambda: fleet.monitors and only(fleet).instance.activity is Activity.IDLE)
+        fake.fault = Fault.STREAM_CUT
+        fake.set_busy(session)
+        fake.fault = None
+        await until(lambda: only(fleet).instance.activity is Activity.BUSY)
+
+
+async def test_a_server_whose_stream_says_nothing_is_polled():
+    fake, listed = FakeOpenCode(), Listed()
+    fake.fault = Fault.STREAM_SILENT
+    async with fake.serve(), running_fleet(listed) as fleet:
+        session = fake.create_session("s")
+        listed.publish(endpoint(fake))
+        await until(lambda: fleet.monitors and only(fleet).instance.activity is Activity.IDLE)
+        assert not only(fleet).streaming
+        fake.set_busy(session)
+        await until(lambda: only(fleet).instance.activity is Activity.BUSY)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.HANG, Fault.DRIP, Fault.HUGE, Fault.REDIRECT, Fault.GARBAGE, Fault.HTML, Fault.RESET, Fault.SERVER_ERROR],
+)
+async def test_a_faulty_server_is_bounded_never_online_and_holds_up_nobody(fault: Fault):
+    bad, good, listed = FakeOpenCode(), FakeOpenCode(), Listed()
+    bad.fault = fault
+    async with bad.serve(), good.serve(), running_fleet(listed) as fleet:
+        listed.publish(endpoint(bad, "bad"), endpoint(good, "good"))
+        await until(lambda: status(fleet, "good") == "online", seconds=1)
+        await until(lambda: status(fleet, "bad") == "offline", seconds=5)
+        detail = next(one.instance.detail for one in fleet.monitors if one.name == "bad")
+        assert detail
+        paths = {one.path for one in bad.requests}
+        assert paths == {"/global/health"}
+
+
+async def test_a_redirect_is_not_followed():
+    bad, elsewhere, listed = FakeOpenCode(), FakeOpenCode(), Listed()
+    async with bad.serve(), elsewhere.serve(), running_fleet(listed) as fleet:
+        bad.fault, bad.redirect_to = Fault.REDIRECT, f"{elsewhere.url}/global/health"
+        listed.publish(endpoint(bad))
+        await until(lambda: status(fleet) == "offline")
+        assert "redirect" in only(fleet).instance.detail
+        assert not elsewhere.requests
+
+
+async def test_the_first_look_never_waits_for_a_server_that_hangs():
+    bad, listed = FakeOpenCode(), Listed()
+    bad.fault = Fault.HANG
+    async with bad.serve(), running_fleet(listed, pace=Pace()) as fleet:
+        listed.publish(endpoint(bad))
+        await until(lambda: bad.requests)
+        await fleet.first_look(0.05)
+        assert status(fleet) == "connecting"
+
+
+async def test_leaving_is_prompt_while_servers_hang():
+    bad, listed = FakeOpenCode(), Listed()
+    bad.fault = Fault.HANG
+    async with bad.serve():
+        async with running_fleet(listed, pace=Pace()):
+            listed.publish(endpoint(bad))
+            await until(lambda: bad.requests)
+        # Reaching this line at all is the point: the suite's time-out catches a hang.
+        await until(lambda: bad.streams == 0, seconds=1)
+
+
+async def test_a_password_is_sent_when_asked_for_and_the_instance_is_online():
+    fake, listed = FakeOpenCode(password="s3cret"), Listed()
+    async with fake.serve(), running_fleet(listed, server_password="s3cret") as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: fleet.monitors and only(fleet).instance.activity)
+        assert "authorization" not in fake.requests[0].headers
+
+
+async def test_no_password_is_sent_to_a_server_that_wants_none():
+    fake, listed = FakeOpenCode(), Listed()
+    async with fake.serve(), running_fleet(listed, server_password="s3cret") as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: fleet.monitors and only(fleet).instance.activity)
+        assert not any("authorization" in one.headers for one in fake.requests)
+
+
+@pytest.mark.parametrize(("password", "says"), [(None, "set OPENCODE_SERVER_PASSWORD"), ("wrong", "check ")])
+async def test_without_the_right_password_it_needs_credentials_and_is_not_forgotten(password, says):
+    fake, listed = FakeOpenCode(password="s3cret"), Listed()
+    listed.forget_after_seconds = 0.01
+    async with fake.serve(), running_fleet(listed, server_password=password) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: status(fleet) == "needs credentials")
+        assert says in only(fleet).instance.detail
+        assert "OPENCODE_SERVER_PASSWORD" in only(fleet).instance.detail
+        asked = len(fake.requests)
+        await until(lambda: len(fake.requests) > asked + 4)
+        assert not listed.forgotten
+
+
+async def test_a_password_never_goes_to_an_endpoint_that_nobody_vouches_for():
+    fake, listed = FakeOpenCode(password="s3cret"), Listed()
+    async with fake.serve(), running_fleet(listed, server_password="s3cret") as fleet:
+        listed.publish(endpoint(fake, vouched=False))
+        await until(lambda: status(fleet) == "needs credentials")
+        assert not any("authorization" in one.headers for one in fake.requests)
+
+
+async def test_a_withdrawn_endpoint_leaves():
+    fake, listed = FakeOpenCode(), Listed()
+    async with fake.serve(), running_fleet(listed) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: status(fleet) == "online")
+        listed.publish()
+        await until(lambda: not fleet.monitors)
+        await until(lambda: fake.streams == 0)
+
+
+async def test_a_server_that_moved_keeps_its_name_and_is_followed():
+    first, second, listed = FakeOpenCode(), FakeOpenCode(directory="/moved"), Listed()
+    async with first.serve(), second.serve(), running_fleet(listed) as fleet:
+        listed.publish(endpoint(first, id="x"))
+        await until(lambda: status(fleet) == "online")
+        listed.publish(endpoint(second, id="x"))
+        await until(lambda: only(fleet).instance.directory == "/moved" and status(fleet) == "online")
+        await until(lambda: first.streams == 0)
+
+
+async def test_one_name_twice_makes_two_instances_and_one_server_twice_makes_one():
+    first, second, listed = FakeOpenCode(), FakeOpenCode(), Listed()
+    async with first.serve(), second.serve(), running_fleet(listed) as fleet:
+        listed.publish(
+            endpoint(first, "web", id="a"), endpoint(second, "web", id="b"), endpoint(first, "web", id="c")
+        )
+        await until(lambda: len(fleet.monitors) == 2)
+        assert {one.name: one.endpoint.id for one in fleet.monitors} == {"web": "a", "web-2": "b"}
+        listed.publish(endpoint(second, "web", id="b"), endpoint(first, "web", id="a"))
+        listed.publish(endpoint(second, "web", id="b"))
+        await until(lambda: len(fleet.monitors) == 1)
+        assert only(fleet).name == "web-2"
+
+
+async def test_a_transport_that_fails_keeps_its_last_set_and_says_so_until_it_is_mended():
+    fake, good, bad = FakeOpenCode(), Listed("good"), Listed("bad")
+    async with fake.serve(), running_fleet(good, bad) as fleet:
+        good.publish(endpoint(fake, "one"))
+        bad.publish(endpoint("http://127.0.0.1:1", "two"))
+        await until(lambda: len(fleet.monitors) == 2 and status(fleet, "one") == "online")
+        bad.fail(TransportError("The directory is gone."))
+        await until(lambda: [one.reason for one in fleet.problems] == ["The directory is gone."])
+        assert len(fleet.monitors) == 2
+        bad.fail(None)
+        await until(lambda: not fleet.problems)
+        assert status(fleet, "one") == "online"
+
+
+async def test_a_transport_that_fails_from_the_start_does_not_delay_the_first_look():
+    fake, good, bad = FakeOpenCode(), Listed("good"), Listed("bad")
+    bad.fail(RuntimeError("what now"))
+    async with fake.serve(), running_fleet(good, bad) as fleet:
+        good.publish(endpoint(fake))
+        await fleet.first_look(3)
+        await until(lambda: status(fleet) == "online")
+        assert "what now" in fleet.problems[0].reason
+
+
+async def test_a_transport_that_publishes_far_too_much_is_cut_off_and_reported(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("opencode_mcp.fleet.hub._MAX_ENDPOINTS", 3)
+    listed = Listed()
+    many = [endpoint(f"http://127.0.0.1:{1 + number}", f"n{number}") for number in range(5)]
+    async with running_fleet(listed) as fleet:
+        listed.publish(*many)
+        await until(lambda: fleet.problems)
+        assert "5 endpoints" in fleet.problems[0].reason
+        assert [one.name for one in fleet.monitors] == ["n0", "n1", "n2"]
+
+
+async def test_forget_is_called_only_after_failing_for_the_whole_time():
+    fake, listed = FakeOpenCode(), Listed()
+    listed.forget_after_seconds = 0.6
+    async with running_fleet(listed) as fleet:
+        async with fake.serve():
+            listed.publish(endpoint(fake))
+            await until(lambda: status(fleet) == "online")
+            await fake.kill()
+        await until(lambda: status(fleet) == "offline")
+        assert not listed.forgotten
+        async with fake.serve(port=fake.port):
+            await until(lambda: status(fleet) == "online")
+            assert not listed.forgotten
+            await fake.kill()
+        await until(lambda: listed.forgotten)
+        assert listed.forgotten[0].id == "laptop"
+
+
+async def test_a_connect_that_raises_or_hangs_is_a_failure_of_that_instance_only():
+    import contextlib
+
+    import anyio
+
+    fake = FakeOpenCode()
+
+    class Odd(Listed):
+        def connect(self, endpoint):
+            if endpoint.name == "fine":
+                return super().connect(endpoint)
+
+            @contextlib.asynccontextmanager
+            async def odd():
+                if endpoint.name == "raises":
+                    raise ZeroDivisionError
+                await anyio.sleep_forever()
+                yield
+
+            return odd()
+
+    listed = Odd()
+    async with fake.serve(), running_fleet(listed) as fleet:
+        listed.publish(
+            endpoint("http://127.0.0.1:1", "raises"),
+            endpoint("http://127.0.0.1:2", "hangs"),
+            endpoint(fake, "fine"),
+        )
+        await until(lambda: status(fleet, "fine") == "online")
+        await until(lambda: status(fleet, "raises") == "offline")
+        await until(lambda: status(fleet, "hangs") != "connecting", seconds=5)
+        by_name = {one.name: one.instance.detail for one in fleet.monitors}
+        assert "ZeroDivisionError" in by_name["raises"]
+        assert "in time" in by_name["hangs"]
+
+
+async def test_plugins_are_told_who_joined_changed_and_left():
+    fake, listed, heard = FakeOpenCode(), Listed(), list[tuple[str | None, str | None]]()
+
+    class Diary:
+        @hookimpl
+        def opencode_mcp_instance_changed(self, before: Instance | None, after: Instance | None):
+            heard.append((before and before.status.value, after and after.status.value))
+
+    async with fake.serve(), running_fleet(listed, hooks=[Diary()]) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: status(fleet) == "online")
+        listed.publish()
+        await until(lambda: heard[-1][1] is None)
+        assert heard[0] == (None, "connecting")
+        assert ("connecting", "online") in heard
+        assert heard[-1] == ("online", None)
+
+
+async def test_a_policy_keeps_an_endpoint_out():
+    fake, listed = FakeOpenCode(), Listed()
+
+    class Policy:
+        @hookimpl
+        def opencode_mcp_instance_admit(self, endpoint):
+            return endpoint.name != "stranger"
+
+    async with fake.serve(), running_fleet(listed, hooks=[Policy()]) as fleet:
+        listed.publish(endpoint("http://127.0.0.1:1", "stranger"), endpoint(fake, "friend"))
+        await until(lambda: status(fleet, "friend") == "online")
+        assert [one.name for one in fleet.monitors] == ["friend"]
+
+
+async def test_a_turn_in_a_project_elsewhere_on_the_same_server_makes_it_busy():
+    fake, listed, gate = FakeOpenCode(directory="/srv/a"), Listed(), Gate()
+    fake.script(Reply(chunks=["x"], gate=gate))
+    async with fake.serve(), running_fleet(listed, pace=FAST) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: fleet.monitors and only(fleet).instance.activity)
+        other = fake.create_session("other", directory="/srv/b")
+        fake.prompt(other, "go")
+        await until(lambda: only(fleet).instance.activity is Activity.BUSY)
+        fake.cut_streams()  # the fresh snapshot must ask for that project as well
+        await until(lambda: fake.streams == 1 and only(fleet).instance.activity is Activity.BUSY)
+        gate.open()
+        await until(lambda: only(fleet).instance.activity is Activity.IDLE)

@@ -1,0 +1,134 @@
+"""Stream and snapshot side by side: whichever comes first, the end is right."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from opencode_mcp import Activity
+from opencode_mcp.errors import ProtocolError, UnreachableError
+from opencode_mcp.fleet.follow import follow
+from opencode_mcp.fleet.pace import Pace
+from opencode_mcp.fleet.picture import Picture
+from opencode_mcp.opencode.api import ActivityChanged, Alive, Snapshot
+from support.fleets import until
+
+pytestmark = pytest.mark.anyio
+
+SLOW = Pace(probe=5, silence=60)
+
+
+class Scripted:
+    """An `OpenCode` whose events and snapshots come when the test says."""
+
+    version = "1.18.33"
+
+    def __init__(self, *busy: str):
+        self.send, self._receive = anyio.create_memory_object_stream(100)
+        self.snapshot_may_come = anyio.Event()
+        self.asked = anyio.Event()
+        self.busy = frozenset(busy)
+        self.error: Exception | None = None
+        self.pings = 0
+
+    @asynccontextmanager
+    async def events(self) -> AsyncGenerator[AsyncIterator]:
+        async def received():
+            async for event in self._receive:
+                yield event
+
+        yield received()
+
+    async def snapshot(self, directories):
+        self.asked.set()
+        await self.snapshot_may_come.wait()
+        if self.error:
+            raise self.error
+        return Snapshot(directory="/srv", sessions=(), busy=self.busy, requests=())
+
+    async def ping(self):
+        self.pings += 1
+        if self.error:
+            raise self.error
+
+    def close(self):
+        self.send.close()
+        self._receive.close()
+
+
+class Notebook:
+    directories = ()
+
+    def __init__(self):
+        self.picture = Picture()
+        self.stocked = 0
+        self.lives = 0
+
+    def take_stock(self, snapshot, *, streaming):
+        self.stocked += 1
+        self.picture.start(snapshot)
+
+    def take_note(self, event):
+        self.picture.apply(event)
+
+    def alive(self):
+        self.lives += 1
+
+
+async def test_an_event_that_overtakes_the_snapshot_is_not_undone_by_it():
+    api, notes = Scripted("ses_1"), Notebook()
+    async with anyio.create_task_group() as tasks:
+        api.send.send_nowait(Alive())
+        tasks.start_soon(follow, api, notes, SLOW)
+        await api.asked.wait()
+        api.send.send_nowait(ActivityChanged("ses_1", Activity.IDLE))  # newer than the snapshot below
+        await until(lambda: api.send.statistics().current_buffer_used == 0)
+        api.snapshot_may_come.set()
+        await until(lambda: notes.stocked)
+        assert not notes.picture.is_busy("ses_1")
+        tasks.cancel_scope.cancel()
+    api.close()
+
+
+async def test_an_event_after_the_snapshot_counts():
+    api, notes = Scripted("ses_1"), Notebook()
+    api.snapshot_may_come.set()
+    async with anyio.create_task_group() as tasks:
+        api.send.send_nowait(Alive())
+        tasks.start_soon(follow, api, notes, SLOW)
+        await until(lambda: notes.stocked)
+        assert notes.picture.is_busy("ses_1")
+        api.send.send_nowait(ActivityChanged("ses_1", Activity.IDLE))
+        await until(lambda: not notes.picture.is_busy("ses_1"))
+        tasks.cancel_scope.cancel()
+    api.close()
+
+
+async def test_a_stream_that_ends_is_an_error_though_the_snapshot_still_hangs():
+    api = Scripted()
+    api.send.send_nowait(Alive())
+    api.send.close()
+    with pytest.raises(UnreachableError, match="stream ended"), anyio.fail_after(2):
+        await follow(api, Notebook(), SLOW)
+    api.close()
+
+
+async def test_a_snapshot_that_fails_ends_the_connection_with_its_reason():
+    api = Scripted()
+    api.error = ProtocolError("no good")
+    api.snapshot_may_come.set()
+    api.send.send_nowait(Alive())
+    with pytest.raises(ProtocolError, match="no good"), anyio.fail_after(2):
+        await follow(api, Notebook(), SLOW)
+    api.close()
+
+
+async def test_silence_leads_to_a_ping_and_a_mute_stream_is_given_up_though_pings_are_answered():
+    api, notes = Scripted(), Notebook()
+    api.snapshot_may_come.set()
+    api.send.send_nowait(Alive())
+    with pytest.raises(UnreachableError, match="fell silent"), anyio.fail_after(5):
+        await follow(api, notes, Pace(probe=1, silence=0.02, mute=0.1))
+    assert api.pings >= 2
+    assert notes.lives >= 2
+    api.close()
