@@ -9,6 +9,7 @@ from typing import Annotated
 
 from mcp.server import MCPServer
 from mcp_types import CallToolResult
+
 from opencode_mcp.conversation import Overview
 
 server = MCPServer("constant")

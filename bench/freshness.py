@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import httpx2
+
 from figure import Figure
 from processes import OURS, Connected, Registry, connected, simulated, workplace
 
@@ -19,21 +20,18 @@ _EVERY_SECONDS = 0.02
 _PREFIX = "newcomer"
 
 
-async def until(server: Connected, seen: Callable[[dict[str, Any]], bool]) -> float:
-    """Call `instances` until the newcomer is as wanted; return the moment."""
+async def until(server: Connected, wanted: Callable[[dict[str, Any] | None], bool]) -> float:
+    """Call `instances` until the newcomer's row, or its absence, is as wanted; return the moment."""
     with anyio.fail_after(20):
         while True:
             rows = await server.rows()
-            if any(row["name"].startswith(_PREFIX) and seen(row) for row in rows):
+            if wanted(next((row for row in rows if row["name"].startswith(_PREFIX)), None)):
                 return time.perf_counter()
             await anyio.sleep(_EVERY_SECONDS)
 
 
-async def until_gone(server: Connected) -> None:
-    """Wait until the newcomer is not listed any more."""
-    with anyio.fail_after(20):
-        while any(row["name"].startswith(_PREFIX) for row in await server.rows()):
-            await anyio.sleep(_EVERY_SECONDS)
+def _is(row: dict[str, Any] | None, status: str) -> bool:
+    return row is not None and row["status"] == status and (status != "online" or row["activity"] == "idle")
 
 
 class Times:
@@ -54,8 +52,8 @@ async def come_and_go(server: Connected, registry: Registry, times: Times) -> No
         registry.register(*newcomer.ports, prefix=_PREFIX)
         assert any(registry.directory.glob(f"{_PREFIX}-*.json"))
         times.in_directory.append((time.perf_counter() - began) * 1000)
-        times.listed.append((await until(server, lambda row: True) - began) * 1000)
-        times.online.append((await until(server, lambda row: row["activity"] == "idle") - began) * 1000)
+        times.listed.append((await until(server, lambda row: row is not None) - began) * 1000)
+        times.online.append((await until(server, lambda row: _is(row, "online")) - began) * 1000)
         await anyio.sleep(0.5)
 
         async with (
@@ -63,12 +61,12 @@ async def come_and_go(server: Connected, registry: Registry, times: Times) -> No
             client.stream("GET", f"http://127.0.0.1:{newcomer.ports[0]}/global/event") as response,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(_read_until_cut, response, began := time.perf_counter(), times)
-            await anyio.sleep(0)
+            began = time.perf_counter()
             newcomer.process.kill()
-            times.offline.append((await until(server, lambda row: row["status"] == "offline") - began) * 1000)
+            tasks.start_soon(_read_until_cut, response, began, times)
+            times.offline.append((await until(server, lambda row: _is(row, "offline")) - began) * 1000)
     registry.withdraw(_PREFIX)
-    await until_gone(server)
+    await until(server, lambda row: row is None)
 
 
 async def _read_until_cut(response: httpx2.Response, began: float, times: Times) -> None:

@@ -111,7 +111,8 @@ class Connected:
 
     async def rows(self) -> list[dict[str, Any]]:
         """Return the instances as they are listed now."""
-        return ((await self.instances()).structured_content or {})["instances"]
+        content: dict[str, Any] = (await self.instances()).structured_content or {}
+        return content["instances"]
 
     async def all_online(self, count: int, seconds: float = 60) -> None:
         """Wait until `count` instances are online and all that is known of each has been asked."""

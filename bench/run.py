@@ -1,7 +1,7 @@
 """`bench/run.py [start] [instances] [send] [weight] [freshness]`: the figures of docs/performance.md.
 
-Everything is measured over stdio with the official MCP client, against simulated OpenCode servers in one other
-process, each figure in turns with its floor: the least that could do the same work. Exit code 1 for a miss.
+Everything is measured over stdio with the official MCP client, against simulated OpenCode servers in one
+other process, each figure in turns with its floor: the least that could do the same work. Exit code 1 for a miss.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 import anyio
+
 import freshness
 import listing
 import sending
@@ -34,8 +35,7 @@ async def run(names: list[str], rounds: int) -> list[Figure]:
     figures: list[Figure] = []
     for name in names:
         began = time.perf_counter()
-        async for figure in BENCHMARKS[name](rounds):
-            figures.append(figure)
+        figures += [figure async for figure in BENCHMARKS[name](rounds)]
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return figures
 
@@ -50,7 +50,7 @@ def main() -> None:
     """Run what is asked for and show it."""
     parser = argparse.ArgumentParser(description="Measure what docs/performance.md promises.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--rounds", type=int, default=15, help="how often each is repeated, about (default 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="how often, about (default 15)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):

@@ -4,8 +4,8 @@
 line on stdin is a question, answered by a line of JSON: `requests`, how many requests came in so far;
 `deltas`, the texts that the first server has emitted since the last time. It ends with stdin.
 
-A prompt of `stream COUNT SECONDS` makes a server answer with COUNT deltas, each after that many SECONDS. What a
-delta says is the moment at which it is emitted, in nanoseconds, and a blank.
+A prompt of `stream COUNT SECONDS` makes a server answer with COUNT deltas, each after that many SECONDS. What
+a delta says is the moment at which it is emitted, in nanoseconds, and a blank.
 """
 
 import json
@@ -15,6 +15,7 @@ import sys
 
 import anyio
 import anyio.to_thread
+
 from opencode_mcp.testing import FakeFleet, Reply
 
 

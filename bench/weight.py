@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 
 import anyio
 import psutil
+
 from figure import Figure
 from processes import OURS, SMALLEST, connected, simulated, workplace
 
@@ -16,9 +17,7 @@ async def cpu(processes: list[psutil.Process], seconds: float) -> list[float]:
     """Return what each process uses, in percent of a core, averaged over some time."""
     before = [_used(process) for process in processes]
     await anyio.sleep(seconds)
-    return [
-        (_used(process) - used) / seconds * 100 for process, used in zip(processes, before, strict=True)
-    ]
+    return [(_used(process) - used) / seconds * 100 for process, used in zip(processes, before, strict=True)]
 
 
 def _used(process: psutil.Process) -> float:

@@ -1,9 +1,8 @@
-"""Fixtures of all tests."""
+"""What all tests share: asyncio is the backend, since uvicorn and `mcp` run on it."""
 
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The event loop that async tests run on."""
     return "asyncio"

@@ -16,6 +16,7 @@ import pytest
 from local_relay.relay_parts import ORIGINAL, put, register, relay, until
 from opencode_mcp import Announcer, Endpoint, TransportError
 from opencode_mcp_local_relay import LocalRelay, LocalRelaySettings
+from opencode_mcp_local_relay.announcement import Announcement
 
 pytestmark = pytest.mark.anyio
 
@@ -155,6 +156,12 @@ async def test_a_file_that_another_instance_took_over_is_left_to_it(registry: Pa
     assert content(registry / "laptop-project.json")["id"] == "thief"
 
 
+async def test_on_the_way_out_too_a_file_of_another_instance_is_left_alone(registry: Path) -> None:
+    async with announced(relay(registry)):
+        register(registry, "laptop-project", id="thief")
+    assert content(registry / "laptop-project.json")["id"] == "thief"
+
+
 async def test_a_name_of_any_kind_makes_a_plain_file_name(registry: Path) -> None:
     for name, plain in (
         ("../../etc/x", "etc-x"),
@@ -198,12 +205,22 @@ async def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(
 
 
 async def test_a_failing_heartbeat_is_told_once_and_tried_again(
-    registry: Path, caplog: pytest.LogCaptureFixture
+    registry: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = registry / "laptop-project.json"
+    tries: list[Announcement] = []
+    write = Announcement.write
+
+    def counted(self: Announcement) -> None:
+        tries.append(self)
+        write(self)
+
+    monkeypatch.setattr(Announcement, "write", counted)
     async with announced(quick(registry, heartbeat=0.01)):
         registry.chmod(0o777)
         await until(lambda: caplog.records)
+        failed = len(tries)
+        await until(lambda: len(tries) > failed + 3)
         before = content(path)["heartbeatAt"]
         registry.chmod(0o700)
         await until(lambda: content(path)["heartbeatAt"] != before)

@@ -13,6 +13,7 @@ import pytest
 from local_relay.relay_parts import ORIGINAL, ids_of, put, register, relay
 from opencode_mcp.text import has_unsafe
 from opencode_mcp_local_relay import registry as registries
+from opencode_mcp_local_relay.directory import Directory
 from opencode_mcp_local_relay.registration import parse
 
 pytestmark = pytest.mark.anyio
@@ -217,6 +218,7 @@ async def test_links_are_followed_within_the_directory_only(registry: Path, tmp_
     (registry / "inward2.json").symlink_to(register(registry, "good"))
     (registry / "outward.json").symlink_to(outside)
     (registry / "upward.json").symlink_to("../outside.json")
+    (registry / "elsewhere.json").symlink_to(put(tmp_path, "good.json", b'{"port": 4098}'))
     (registry / "dangling.json").symlink_to("nothing")
     (registry / "loop.json").symlink_to("loop.json")
     (registry / "passwd.json").symlink_to("/etc/passwd")
@@ -225,6 +227,7 @@ async def test_links_are_followed_within_the_directory_only(registry: Path, tmp_
     assert found == {"http://127.0.0.1:4097", "http://127.0.0.1:41001"}
     assert [Path(rejection.source).stem for rejection in transport.rejected()] == [
         "dangling",
+        "elsewhere",
         "loop",
         "outward",
         "passwd",
@@ -248,6 +251,16 @@ async def test_a_file_that_may_not_be_read_is_left_out(
     transport = relay(registry)
     assert ids_of(await transport.discover()) == ["good"]
     assert transport.rejected()[0].reason == "it cannot be read: Permission denied"
+
+
+async def test_a_file_that_goes_while_it_is_looked_at_is_no_matter(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(registry, "good")
+    monkeypatch.setattr(Directory, "names", lambda *_, **__: (["gone.json", "good.json"], False))
+    transport = relay(registry)
+    assert ids_of(await transport.discover()) == ["good"]
+    assert transport.rejected() == ()
 
 
 async def test_hidden_temporary_and_other_files_are_not_looked_at(registry: Path) -> None:

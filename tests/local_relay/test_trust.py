@@ -59,6 +59,14 @@ async def test_a_link_of_another_user_to_a_directory_of_ours_is_refused(
         await relay(link).discover()
 
 
+async def test_a_link_to_a_directory_open_to_everybody_is_refused(registry: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(registry)
+    registry.chmod(0o777)
+    with pytest.raises(TransportError, match="everybody"):
+        await relay(link).discover()
+
+
 async def test_another_users_file_is_left_out_with_the_mend(
     registry: Path, disown: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from local_relay.relay_parts import ORIGINAL, Published, put, register, relay, until, urls_of, watching
+from local_relay.relay_parts import ORIGINAL, Published, put, register, relay, until, watching
 from opencode_mcp import TransportError
 from opencode_mcp_local_relay import file as files
+from opencode_mcp_local_relay import watching as watches
+from opencode_mcp_local_relay.registry import Look, Registry
 
 pytestmark = pytest.mark.anyio
 
@@ -135,17 +137,54 @@ async def test_when_no_watch_can_be_had_the_directory_is_looked_at_instead(
     assert len(caplog.records) == 1
 
 
-async def test_a_quiet_directory_is_not_taken_for_one_without_events(
-    registry: Path, caplog: pytest.LogCaptureFixture
+async def test_events_that_come_a_little_late_are_events(
+    registry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr("opencode_mcp_local_relay.transport._BREATH_SECONDS", 0.01)
+    monkeypatch.setattr("opencode_mcp_local_relay.watching._LOOK_SECONDS", 0.2)
+    late, events = anyio.create_memory_object_stream[None](10)
+
+    async def awatch(*_: object, **__: object) -> AsyncIterator[object]:
+        async for event in events:
+            yield event
+
+    looked: list[Path] = []
+    identity = watches._identity
+
+    def counted(path: Path) -> tuple[int, int, int] | None:
+        looked.append(path)
+        return identity(path)
+
+    monkeypatch.setattr("watchfiles.awatch", awatch)
+    monkeypatch.setattr(watches, "_identity", counted)
+    with late, events:
+        async with watching(relay(registry)) as published:
+            await until(lambda: len(looked) >= 2)
+            register(registry, "a")
+            await published.until_ids("a")  # by a look, so that there is doubt
+            late.send_nowait(None)
+            looks = len(looked)
+            await until(lambda: len(looked) >= looks + 3)
+    assert caplog.records == []
+
+
+async def test_a_quiet_directory_is_not_looked_at_all_the_time(
+    registry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks: list[Registry] = []
+    look = Registry.look
+
+    def counted(self: Registry) -> Look:
+        looks.append(self)
+        return look(self)
+
+    monkeypatch.setattr(Registry, "look", counted)
     async with watching(relay(registry)) as published:
-        await published.until_ids()
-        for number in range(8):  # at all times relative to the looks
-            register(registry, "a", port=4096 + number)
-            await published.until(
-                lambda found, port=4096 + number: urls_of(found) == [f"http://127.0.0.1:{port}"], SOON
-            )
-            await anyio.sleep(0.19)
+        register(registry, "a")
+        await published.until_ids("a")
+        before = len(looks)
+        await anyio.sleep(1.5)
+        assert len(looks) <= before + 3  # one of them looks for what came before the events began
     assert caplog.records == []
 
 

@@ -171,6 +171,18 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
 
 
 @asynccontextmanager
+async def plain_errors() -> AsyncGenerator[None]:
+    """Let the one error out of the groups that task groups wrap it in."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            [error] = error.exceptions
+        raise error  # noqa: B904 - the groups are noise
+
+
+@asynccontextmanager
 async def connected(
     *fakes: FakeOpenCode,
     mode: str,
@@ -199,7 +211,7 @@ async def connected(
     given: dict[str, Any] = {"server_password": None, "discovery_interval_ms": 100, **settings}
     core = CoreSettings(**given)
     fleet = Fleet([(plugin, Settings())], Plugins().hook, core, pace)
-    async with AsyncExitStack() as stack:
+    async with plain_errors(), AsyncExitStack() as stack:
         for fake, name in zip(fakes, names, strict=False):
             await stack.enter_async_context(fake.serve())
             transport.add(fake.url, name, hostname="laptop", vouched=True)

@@ -12,14 +12,13 @@ def main() -> None:
     # The imports make some hundred thousand objects that stay. Looking for garbage among them meanwhile
     # takes a fifth of the start-up, and frozen they are never looked at again.
     gc.disable()
-    try:
-        if len(sys.argv) == 1:
-            from opencode_mcp.cli.serve import serve
+    if len(sys.argv) == 1:
+        from opencode_mcp.cli.serve import serve
 
-            serve()
-        else:
-            from opencode_mcp.cli.commands import app
+        serve()
+    else:
+        from opencode_mcp.cli.commands import app
 
-            app()
-    finally:
         gc.enable()
+        gc.freeze()
+        app()

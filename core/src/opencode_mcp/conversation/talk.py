@@ -10,7 +10,7 @@ import anyio
 
 from opencode_mcp.conversation.results import Reply, SaidMessage, Transcript
 from opencode_mcp.conversation.turn import Turn, is_last
-from opencode_mcp.errors import ConversationError, OpenCodeMCPError, RequestError
+from opencode_mcp.errors import ConversationError, OpenCodeMCPError, RequestError, UnreachableError
 from opencode_mcp.fleet import Feed, Fleet, Monitor
 from opencode_mcp.fleet.names import listed
 from opencode_mcp.model import Session, Status
@@ -60,7 +60,7 @@ class Conversation:
     def __init__(self, fleet: Fleet, *, patience: float = 3.0) -> None:
         self.fleet = fleet
         self.patience = patience
-        self._prompting: dict[tuple[Monitor, str], float] = {}
+        self._prompting: set[tuple[Monitor, str]] = set()
 
     async def find(self, query: str) -> Monitor:
         """Return the connected instance that `query` means.
@@ -74,9 +74,7 @@ class Conversation:
         instance = monitor.instance
         if instance.status is not Status.ONLINE:
             seen = f", last seen {monitor.last_seen.isoformat()}" if monitor.last_seen else ""
-            raise ConversationError(
-                f"{instance.name} is {instance.status.value}{seen}. {instance.detail}".rstrip()
-            )
+            raise ConversationError(f"{instance.name} {_stands(monitor)}{seen}. {instance.detail}".rstrip())
         return monitor
 
     async def send(
@@ -98,7 +96,7 @@ class Conversation:
             listener: Hears the answer as it comes.
 
         Raises:
-            OpenCodeMCPError: It could not be sent; nothing was.
+            OpenCodeMCPError: It could not be sent. Nothing was, unless the message says that this is open.
         """
         if not prompt.strip():
             raise ConversationError("There is no message to send.")
@@ -107,11 +105,11 @@ class Conversation:
         chosen = await self._session(monitor, session)
         if chosen is None:
             chosen = await monitor.api.create_session("")
-        if busy := await self._busy(monitor, chosen):
-            return _reply(monitor, chosen, state="busy", note=busy)
-        with self._alone(monitor, chosen), monitor.feed(chosen.id) as feed:
+        with self._alone(monitor, chosen) as alone, monitor.feed(chosen.id) as feed:
+            if not alone or await self._is_busy(monitor, chosen):
+                return _reply(monitor, chosen, state="busy", note=_busy(monitor, chosen))
             turn = Turn(chosen.id, prompt, await monitor.api.messages(chosen.id, 1))
-            await monitor.api.prompt(chosen, prompt)
+            await self._prompt(monitor, chosen, prompt)
             waiting = _Waiting(monitor, chosen, feed, turn, listener or Silent())
             return await waiting.run(began + seconds)
 
@@ -191,28 +189,27 @@ class Conversation:
             return False
         return await monitor.api.is_busy(session)
 
-    async def _busy(self, monitor: Monitor, session: Session) -> str:
-        """Say why nothing can be sent to a session now, or nothing."""
-        since = self._prompting.get((monitor, session.id))
-        if since is None and not await self._is_busy(monitor, session):
-            return ""
-        what = monitor.picture.waiting_for(session.id)
-        doing = f"it waits for a person ({what})" if what else monitor.picture.doing(session.id)
-        about = f', "{session.title}"' if session.title else ""
-        return (
-            f"{monitor.name} is busy{about}{f': {doing}' if doing else ''}. Nothing was sent. "
-            "Wait and `read`, send into another session (`new` for a fresh one), or stop it with abort."
-        )
+    async def _prompt(self, monitor: Monitor, session: Session, prompt: str) -> None:
+        try:
+            await monitor.api.prompt(session, prompt)
+        except UnreachableError as error:
+            raise ConversationError(
+                f"{monitor.name}: {error} Whether the message arrived is not known: "
+                "`read` before you send it again."
+            ) from error
 
     @contextmanager
-    def _alone(self, monitor: Monitor, session: Session) -> Generator[None]:
-        """Keep a second prompt of ours out: OpenCode mixes up two that come together."""
+    def _alone(self, monitor: Monitor, session: Session) -> Generator[bool]:
+        """Keep a second prompt of ours out: OpenCode mixes up two that come together. Yields if it can."""
         key = (monitor, session.id)
-        self._prompting[key] = time.monotonic()
+        if key in self._prompting:
+            yield False
+            return
+        self._prompting.add(key)
         try:
-            yield
+            yield True
         finally:
-            del self._prompting[key]
+            self._prompting.remove(key)
 
 
 class _Waiting:
@@ -228,6 +225,7 @@ class _Waiting:
         self._listener = listener
         self._began = time.monotonic()
         self._was_busy = False
+        self._stored = ""
 
     async def run(self, until: float) -> Reply:
         """Listen until the answer is complete or `until` (of `time.monotonic`) has come."""
@@ -281,6 +279,7 @@ class _Waiting:
             message = self._turn.answer(await self._monitor.api.messages(self._session.id, _STORED))
             at_rest = message is None or not is_last(message)
             at_rest = at_rest and not await self._monitor.api.is_busy(self._session)
+            self._stored = message.text if message else ""
         except OpenCodeMCPError:
             return None  # the monitor reports it and comes back
         if message is not None and is_last(message):
@@ -310,10 +309,10 @@ class _Waiting:
         online = self._monitor.instance.status is Status.ONLINE
         state = f"It waits for a person to decide: {what}." if what else "The agent is still at work."
         if not online:
-            state = f"The instance is {self._monitor.instance.status.value} at present."
+            state = f"The instance {_stands(self._monitor)} at present."
         return self._reply(
             "running",
-            self._turn.text,
+            self._turn.text or self._stored,
             f"{state} Waited {waited} s. `read` shows how it goes on; the answer will be there.",
         )
 
@@ -324,11 +323,22 @@ class _Waiting:
         if what:
             return f"[waits for a person to decide: {what}; {waited} s]"
         if self._monitor.instance.status is not Status.ONLINE:
-            return f"[the instance is {self._monitor.instance.status.value}; {waited} s]"
+            return f"[the instance {_stands(self._monitor)}; {waited} s]"
         return f"[at work{f': {doing}' if (doing := picture.doing(self._session.id)) else ''}; {waited} s]"
 
     def _reply(self, state: str, text: str = "", note: str = "") -> Reply:
         return _reply(self._monitor, self._session, state=state, text=text, note=note)
+
+
+def _busy(monitor: Monitor, session: Session) -> str:
+    """Say why nothing was sent."""
+    what = monitor.picture.waiting_for(session.id)
+    doing = f"it waits for a person ({what})" if what else monitor.picture.doing(session.id)
+    about = f', "{session.title}"' if session.title else ""
+    return (
+        f"{monitor.name} is busy{about}{f': {doing}' if doing else ''}. Nothing was sent. "
+        "Wait and `read`, send into another session (`new` for a fresh one), or stop it with abort."
+    )
 
 
 def _reply(monitor: Monitor, session: Session | None, *, state: str, text: str = "", note: str = "") -> Reply:
@@ -343,6 +353,11 @@ def _reply(monitor: Monitor, session: Session | None, *, state: str, text: str =
             "note": note,
         }
     )
+
+
+def _stands(monitor: Monitor) -> str:
+    status = monitor.instance.status
+    return status.value if status is Status.NEEDS_CREDENTIALS else f"is {status.value}"
 
 
 def _said(message: Message) -> SaidMessage:

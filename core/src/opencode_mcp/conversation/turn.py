@@ -2,7 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
-from opencode_mcp.opencode.api import Delta, Event, Message, MessageUpdated, PartUpdated, SessionFailed
+from opencode_mcp.model import Activity
+from opencode_mcp.opencode.api import (
+    ActivityChanged,
+    Delta,
+    Event,
+    Message,
+    MessageUpdated,
+    PartUpdated,
+    SessionFailed,
+)
 from opencode_mcp.text import clean_text
 
 _GOES_ON = ("", "tool-calls", "unknown")
@@ -59,10 +68,12 @@ class Turn:
                     self._add(held)
             case MessageUpdated(self._session_id, message):
                 self._read_message(message)
+            case ActivityChanged(self._session_id, Activity.IDLE):
+                self.maybe_over = True
             case SessionFailed(self._session_id, error):
                 self.error, self.maybe_over = error, True
             case _:
-                pass  # a sub-agent's event
+                pass
 
     def _read_message(self, message: Message) -> None:
         if message.role == "user":

@@ -15,7 +15,7 @@ from opencode_mcp.fleet.monitor import Monitor
 from opencode_mcp.fleet.names import Names, resolve
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.policies import Policies
-from opencode_mcp.model import Endpoint, Instance, Rejection
+from opencode_mcp.model import Endpoint, Rejection
 from opencode_mcp.settings import CoreSettings, Settings
 from opencode_mcp.text import clean_line
 from opencode_mcp.transport import Transport, TransportPlugin
@@ -187,13 +187,8 @@ class Fleet:
             running = self._running.get(key)
             if running is None:
                 self._start(key, endpoint, watched)
-                continue
-            before = running.monitor.endpoint
-            if (before.url, before.vouched) == (endpoint.url, endpoint.vouched):
-                running.monitor.update(self._names.assign(key, endpoint.name), endpoint)
             else:
-                self._stop(key, for_good=False)
-                self._start(key, endpoint, watched, before=running.monitor.instance)
+                running.monitor.update(self._names.assign(key, endpoint.name), endpoint)
 
     def _wanted(self) -> dict[Key, tuple[Endpoint, _Watched]]:
         """Collect the admitted endpoints, one for each server; who is followed already stays."""
@@ -212,8 +207,8 @@ class Fleet:
                 wanted[key] = (endpoint, watched)
         return wanted
 
-    def _start(self, key: Key, endpoint: Endpoint, watched: _Watched, before: Instance | None = None) -> None:
-        if self._tasks is None or watched.transport is None:
+    def _start(self, key: Key, endpoint: Endpoint, watched: _Watched) -> None:
+        if self._tasks is None:
             return
         monitor = Monitor(
             name=self._names.assign(key, endpoint.name),
@@ -226,19 +221,18 @@ class Fleet:
         )
         scope = anyio.CancelScope()
         self._running[key] = _Running(monitor, scope)
-        self._policies.tell(before, monitor.instance)
+        self._policies.tell(None, monitor.instance)
         self._tasks.start_soon(self._run, monitor, scope)
 
     async def _run(self, monitor: Monitor, scope: anyio.CancelScope) -> None:
         with scope:
             await monitor.run()
 
-    def _stop(self, key: Key, *, for_good: bool = True) -> None:
+    def _stop(self, key: Key) -> None:
         running = self._running.pop(key)
         running.scope.cancel()
-        if for_good:
-            self._names.release(key)
-            self._policies.tell(running.monitor.instance, None)
+        self._names.release(key)
+        self._policies.tell(running.monitor.instance, None)
 
     def _admitted(self, key: Key, endpoint: Endpoint) -> bool:
         admitted = self._policies.admit(endpoint)

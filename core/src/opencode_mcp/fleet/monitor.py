@@ -18,7 +18,15 @@ from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
 from opencode_mcp.model import Endpoint, Instance, Status
 from opencode_mcp.opencode import Http, OpenCode, detect
-from opencode_mcp.opencode.api import Delta, Event, MessageUpdated, PartUpdated, SessionFailed, Snapshot
+from opencode_mcp.opencode.api import (
+    ActivityChanged,
+    Delta,
+    Event,
+    MessageUpdated,
+    PartUpdated,
+    SessionFailed,
+    Snapshot,
+)
 from opencode_mcp.text import clean_line
 from opencode_mcp.transport import Transport
 
@@ -68,6 +76,7 @@ class Monitor:
         self._stocked = False
         self._api: OpenCode | None = None
         self._feeds: list[Feed] = []
+        self._connection = anyio.CancelScope()
         self._nudged = anyio.Event()
         self._outcome = anyio.Event()
         self._seen: float | None = None
@@ -114,10 +123,12 @@ class Monitor:
         return self.picture.directories
 
     def update(self, name: str, endpoint: Endpoint) -> None:
-        """Take over what the transport says now about the same address."""
-        if endpoint != self._endpoint:
+        """Take over what the transport says now; at another address a fresh connection is made."""
+        before, self._name, self._endpoint = self._endpoint, name, endpoint
+        if (before.url, before.vouched) != (endpoint.url, endpoint.vouched):
+            self._connection.cancel()
+        if before != endpoint:
             self.nudge()  # a registration that was renewed is a reason to look again
-        self._name, self._endpoint = name, endpoint
         self._show()
 
     def nudge(self) -> None:
@@ -133,7 +144,7 @@ class Monitor:
 
     @contextmanager
     def feed(self, session_id: str) -> Generator[Feed]:
-        """Collect the events of a session and its sub-agents from this moment on."""
+        """Collect the events of a session, without its sub-agents', from this moment on."""
         feed = Feed(session_id)
         self._feeds.append(feed)
         try:
@@ -158,16 +169,18 @@ class Monitor:
         if not self._feeds:
             return
         match event:
-            case Delta(session_id) | MessageUpdated(session_id) | PartUpdated(session_id):
-                concerned = session_id
-            case SessionFailed(session_id):
-                concerned = session_id
+            case (
+                Delta(session_id)
+                | MessageUpdated(session_id)
+                | PartUpdated(session_id)
+                | SessionFailed(session_id)
+                | ActivityChanged(session_id)
+            ):
+                for feed in self._feeds:
+                    if feed.session_id == session_id:
+                        feed.put(event)
             case _:
                 self._wake_feeds()
-                return
-        for feed in self._feeds:
-            if feed.session_id in (concerned, self.picture.root(concerned)):
-                feed.put(event)
 
     def alive(self) -> None:
         """Take note of a sign of life."""
@@ -177,9 +190,11 @@ class Monitor:
         """Keep at it until cancelled."""
         while True:
             began = time.monotonic()
+            wait = 0.0
+            self._connection = anyio.CancelScope()
             try:
-                await self._connect()
-                wait = 0.0
+                with self._connection:
+                    await self._connect()
             except OpenCodeMCPError as error:
                 wait = await self._fail(error, began)
             except Exception as error:  # foreign code: a transport's own failure must not stop the fleet

@@ -1,6 +1,8 @@
 """The tools, as a model sees them: descriptions, arguments, readable text and structured content."""
 
-from typing import Annotated, Any
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import mcp_types as t
 from mcp.server import MCPServer
@@ -17,6 +19,7 @@ FIRST_LOOK_SECONDS = 1.0
 WITHOUT_PROGRESS_SECONDS = 45.0
 """How long `send` waits for a client that shows no progress: several give up after 60 s."""
 
+_Tool = TypeVar("_Tool", bound=Callable[..., Any])
 _Context = Context[Conversation, Any]
 _Instance = Annotated[
     str,
@@ -35,7 +38,8 @@ _Session = Annotated[
 def add_tools(server: MCPServer[Conversation], settings: CoreSettings) -> None:
     """Register `instances`, `send` and `read`."""
 
-    @server.tool(
+    @_tool(
+        server,
         title="List OpenCode instances",
         annotations=t.ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
     )
@@ -49,7 +53,8 @@ def add_tools(server: MCPServer[Conversation], settings: CoreSettings) -> None:
         data = overview(fleet)
         return _result(overview_text(data), data)
 
-    @server.tool(
+    @_tool(
+        server,
         title="Send a message to an OpenCode agent",
         annotations=t.ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=True),
     )
@@ -99,7 +104,8 @@ def add_tools(server: MCPServer[Conversation], settings: CoreSettings) -> None:
             )
         return _result(text, reply.model_dump(mode="json"))
 
-    @server.tool(
+    @_tool(
+        server,
         title="Read an OpenCode conversation",
         annotations=t.ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=True),
     )
@@ -119,6 +125,19 @@ def add_tools(server: MCPServer[Conversation], settings: CoreSettings) -> None:
         return _result(transcript.text(), transcript.model_dump(mode="json"))
 
     _ = instances, send, read
+
+
+def _tool(
+    server: MCPServer[Conversation], *, title: str, annotations: t.ToolAnnotations
+) -> Callable[[_Tool], _Tool]:
+    """Register a tool with its docstring as the description, without the indentation it has here."""
+
+    def register(function: _Tool) -> _Tool:
+        about = inspect.getdoc(function)
+        server.add_tool(function, title=title, description=about, annotations=annotations)
+        return function
+
+    return register
 
 
 class _Progress:

@@ -18,6 +18,9 @@ MAX_BODY = 32 * 1024 * 1024
 MAX_EVENT = 16 * 1024 * 1024
 """Bytes of one server-sent event."""
 
+Params = Mapping[str, str | int] | None
+"""The parameters of a query."""
+
 _UNAUTHORIZED = 401
 _REALM = 'Basic realm="Secure Area"'  # what OpenCode 1.x and 2.x answer alike
 
@@ -30,12 +33,12 @@ class Http:
 
     Args:
         route: Where to.
-        seconds: How long an ordinary request may take, from start to its last byte.
+        seconds: How long a request may take that does not say otherwise, from start to its last byte.
         auth: What to answer to a 401, or None.
     """
 
     def __init__(self, route: Route, *, seconds: float, auth: httpx2.Auth | None = None) -> None:
-        self.seconds = seconds
+        self._seconds = seconds
         self._auth = auth
         self._authenticating = False
         self._client = httpx2.AsyncClient(
@@ -58,22 +61,22 @@ class Http:
             await self._client.aclose()
 
     async def get(
-        self, path: str, params: Mapping[str, str | int] | None = None, *, max_bytes: int = MAX_BODY
+        self, path: str, params: Params = None, *, seconds: float | None = None, max_bytes: int = MAX_BODY
     ) -> Any:
         """GET a JSON document."""
-        return await self._json("GET", path, params, None, max_bytes)
+        return await self._json("GET", path, params, None, seconds, max_bytes)
 
     async def post(
-        self, path: str, body: object = None, params: Mapping[str, str | int] | None = None
+        self, path: str, body: object = None, params: Params = None, *, seconds: float | None = None
     ) -> Any:
         """POST `body` as JSON and return the JSON answer, or None if it is empty."""
-        return await self._json("POST", path, params, body, MAX_BODY)
+        return await self._json("POST", path, params, body, seconds, MAX_BODY)
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncGenerator[httpx2.EventSource]:
         """Open a stream of server-sent events; only its opening is bounded in time."""
         async with AsyncExitStack() as stack:
-            with _unreachable(path), anyio.fail_after(self.seconds):
+            with _unreachable(path), anyio.fail_after(self._seconds):
                 response = await self._send(stack, "GET", path, None, None, {"accept": "text/event-stream"})
                 await self._check(response, path)
             if "content-encoding" in response.headers:
@@ -82,10 +85,10 @@ class Http:
                 yield httpx2.EventSource(response, max_event_size=MAX_EVENT)
 
     async def _json(
-        self, method: str, path: str, params: Mapping[str, str | int] | None, body: object, max_bytes: int
+        self, method: str, path: str, params: Params, body: object, seconds: float | None, max_bytes: int
     ) -> Any:
         async with AsyncExitStack() as stack:
-            with _unreachable(path), anyio.fail_after(self.seconds):
+            with _unreachable(path), anyio.fail_after(self._seconds if seconds is None else seconds):
                 response = await self._send(stack, method, path, params, body, {"accept": "application/json"})
                 await self._check(response, path)
                 content = await _read(response, path, max_bytes)
@@ -103,7 +106,7 @@ class Http:
         stack: AsyncExitStack,
         method: str,
         path: str,
-        params: Mapping[str, str | int] | None,
+        params: Params,
         body: object,
         headers: Mapping[str, str],
     ) -> httpx2.Response:

@@ -15,6 +15,8 @@ from opencode_mcp.opencode.http import Http
 
 _SESSIONS_SHOWN = 50
 _SESSIONS_SEARCHED = 1000
+_PATIENT = 30.0
+"""Seconds for what a person asks for: the first request of a project can take long on a small machine."""
 
 
 class V1:
@@ -56,11 +58,11 @@ class V1:
 
     async def sessions(self) -> Sequence[Session]:
         """List the sessions of the server's own directory, newest first."""
-        return await self._list(_SESSIONS_SEARCHED)
+        return await self._list(_SESSIONS_SEARCHED, _PATIENT)
 
     async def session(self, session_id: str) -> Session:
         """Return one session; its id tells 1.x the project."""
-        session = decode.session(await self._http.get(f"/session/{session_id}"))
+        session = decode.session(await self._http.get(f"/session/{session_id}", seconds=_PATIENT))
         if session is None:
             raise RequestError("The session is archived.")
         return session
@@ -68,29 +70,29 @@ class V1:
     async def create_session(self, directory: str) -> Session:
         """Create a session; an empty `directory` means the server's own."""
         where = {"directory": directory} if directory else None
-        session = decode.session(await self._http.post("/session", {}, where))
+        session = decode.session(await self._http.post("/session", {}, where, seconds=_PATIENT))
         if session is None:
             raise ProtocolError("The new session came back without an id.")
         return session
 
     async def messages(self, session_id: str, limit: int) -> Sequence[Message]:
         """Return the newest messages, oldest first."""
-        return decode.messages(await self._http.get(f"/session/{session_id}/message", {"limit": limit}))
+        path = f"/session/{session_id}/message"
+        return decode.messages(await self._http.get(path, {"limit": limit}, seconds=_PATIENT))
 
     async def is_busy(self, session: Session) -> bool:
         """Ask the status of the session's own directory."""
         where = {"directory": session.directory} if session.directory else None
-        return session.id in decode.busy(await self._http.get("/session/status", where))
+        return session.id in decode.busy(await self._http.get("/session/status", where, seconds=_PATIENT))
 
     async def prompt(self, session: Session, prompt: str) -> None:
         """Use `prompt_async`, which answers 204 before anything happens."""
-        await self._http.post(
-            f"/session/{session.id}/prompt_async", {"parts": [{"type": "text", "text": prompt}]}
-        )
+        parts = {"parts": [{"type": "text", "text": prompt}]}
+        await self._http.post(f"/session/{session.id}/prompt_async", parts, seconds=_PATIENT)
 
     async def abort(self, session_id: str) -> None:
         """Stop a session; answers `true` also when it is idle."""
-        await self._http.post(f"/session/{session_id}/abort")
+        await self._http.post(f"/session/{session_id}/abort", seconds=_PATIENT)
 
     async def _optional(self, path: str, where: dict[str, str]) -> Any:
         """Ask for what older 1.x versions lack: they answer with their web page, or not found."""
@@ -99,9 +101,10 @@ class V1:
         except (ProtocolError, RequestError):
             return []
 
-    async def _list(self, limit: int) -> list[Session]:
+    async def _list(self, limit: int, seconds: float | None = None) -> list[Session]:
         # Without `roots` the list is filled up, and cut off, by sub-agents' sessions.
-        return decode.sessions(await self._http.get("/session", {"roots": "true", "limit": limit}))
+        where = {"roots": "true", "limit": limit}
+        return decode.sessions(await self._http.get("/session", where, seconds=seconds))
 
 
 async def _decoded(source: httpx2.EventSource) -> AsyncGenerator[Event]:

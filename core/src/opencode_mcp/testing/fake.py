@@ -168,6 +168,10 @@ class FakeOpenCode:
         """Answer the next prompts like this, in turn; adds to what is left of earlier scripts."""
         self._turns.script.extend(replies)
 
+    def clear_script(self) -> None:
+        """Forget what is left of the scripts."""
+        self._turns.script.clear()
+
     def create_session(self, title: str = "", *, directory: str = "", parent: str = "") -> str:
         """Create a session, as if on the server's own screen, and return its id."""
         session = self._store.create_session(directory or self.directory, title=title, parent=parent)

@@ -9,7 +9,7 @@ import json
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from opencode_mcp import Endpoint, clean_line
 
@@ -37,19 +37,13 @@ class UnusableError(Exception):
         self.unfinished = unfinished
 
 
-def _not_blank(value: str | None) -> str | None:
-    if value is not None and not value.strip():
-        raise ValueError("blank")
-    return value
-
-
 class _Strict(BaseModel):
     """Types only; what text may hold is checked by `Endpoint`, once for all transports."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     port: Annotated[int, Field(ge=1, le=65535)]
-    name: Annotated[str | None, AfterValidator(_not_blank)] = None
+    name: str | None = None
     hostname: str | None = None
     cwd: str | None = None
     id: object = None
@@ -117,7 +111,7 @@ def _usable_id(value: object) -> str | None:
 def _moment(value: object) -> tuple[float, str]:
     """Read `connectedAt`: ISO 8601 as the original writes, or milliseconds since the epoch."""
     try:
-        if isinstance(value, str) and len(value) <= 40:
+        if isinstance(value, str):
             moment = datetime.fromisoformat(value)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         elif isinstance(value, int | float) and not isinstance(value, bool):

@@ -1,0 +1,205 @@
+"""What a client hears while `send` waits: the agent's words in order, and signs of life."""
+
+import anyio
+import httpx2
+import pytest
+from opencode_mcp.conversation import talk
+from opencode_mcp.testing import FakeOpenCode, Gate, Reply, SubAgent, ToolCall
+from support.mcp_client import connected, in_both_eras, until
+
+pytestmark = [pytest.mark.anyio, in_both_eras]
+
+JOINED = "opencode_mcp.conversation.talk.JOINED_SECONDS"
+SIGN = "opencode_mcp.conversation.talk.SIGN_OF_LIFE_SECONDS"
+
+
+async def test_every_one_of_400_deltas_arrives_in_order(mode: str) -> None:
+    fake = FakeOpenCode()
+    pieces = [f"{number} " for number in range(400)]
+    fake.script(Reply(chunks=pieces, delay=0.0005))
+    async with connected(fake, mode=mode) as connection:
+        answer = await connection.call("send", instance="alpha", message="Count", listen=True)
+        assert answer.streamed == answer.text == "".join(pieces)
+        assert 1 < len(answer.progress) < 400
+
+
+async def test_the_first_pieces_arrive_while_the_agent_goes_on(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JOINED, 0)
+    fake, gate = FakeOpenCode(), Gate()
+    pieces = ["One, ", "two, ", "three."]
+    fake.script(Reply(chunks=pieces, gate=gate))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Count") as sending:
+            for count in (1, 2):
+                gate.release()
+                await until(lambda wanted=count: len(sending.heard) == wanted)
+                assert not sending.is_over
+            gate.release()
+        assert sending.heard == pieces
+
+
+async def test_pieces_close_together_are_joined(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert talk.JOINED_SECONDS == 0.05
+    monkeypatch.setattr(JOINED, 60)
+    fake, gate = FakeOpenCode(), Gate()
+    pieces = [f"{number} " for number in range(50)]
+    fake.script(Reply(chunks=pieces, gate=gate))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Count") as sending:
+            gate.release()
+            await until(lambda: sending.heard)
+            gate.open()
+        assert sending.heard == [pieces[0], "".join(pieces[1:])]
+
+
+async def test_joined_pieces_are_not_held_back_until_the_end(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JOINED, 0.2)
+    fake, gate = FakeOpenCode(), Gate()
+    fake.script(Reply(chunks=["a", "b", "c", "d"], gate=gate))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Count") as sending:
+            gate.release()
+            await until(lambda: sending.heard)
+            gate.release(2)
+            await until(lambda: sending.streamed == "abc")
+            assert sending.heard == ["a", "bc"]
+            gate.open()
+
+
+async def test_neither_reasoning_nor_the_question_is_in_the_text(mode: str) -> None:
+    fake = FakeOpenCode()
+    fake.script(Reply(reasoning=["They want ", "tea."], text="Tea it is, for you.", delay=0.001))
+    async with connected(fake, mode=mode) as connection:
+        answer = await connection.call("send", instance="alpha", message="Tea, please", listen=True)
+        assert answer.streamed == answer.text == "Tea it is, for you."
+
+
+async def test_text_between_tool_calls_streams_and_the_final_text_is_returned(mode: str) -> None:
+    fake = FakeOpenCode()
+    fake.script(Reply(tools=[ToolCall(says="First I look."), ToolCall(says="Then I do.")], text="Done."))
+    async with connected(fake, mode=mode) as connection:
+        answer = await connection.call("send", instance="alpha", message="Go", listen=True)
+        assert answer.streamed == "First I look.\n\nThen I do.\n\nDone."
+        assert answer.text == "Done."
+
+
+async def test_what_counts_is_what_was_stored_not_what_streamed(mode: str) -> None:
+    fake, gate = FakeOpenCode(), Gate()
+    fake.script(Reply(chunks=["Hello ", "world."], gate=gate))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Hi") as sending:
+            gate.release()
+            await until(lambda: sending.heard)
+            [session] = fake.messages
+            part = fake.messages[session][-1]["parts"][-1]
+            where = {"sessionID": session, "messageID": part["messageID"], "partID": part["id"]}
+            fake.emit("message.part.delta", {**where, "field": "text", "delta": "cruel "})
+            gate.open()
+        assert sending.streamed == "Hello cruel world."
+        assert sending.answer.text == sending.answer.data["text"] == "Hello world."
+
+
+async def test_a_sub_agents_words_are_not_mixed_in(mode: str) -> None:
+    fake = FakeOpenCode()
+    child = Reply(text="I am the sub-agent and I talk a lot.", delay=0.001)
+    fake.script(Reply(tools=[SubAgent(reply=child)], text="It looked around."))
+    async with connected(fake, mode=mode) as connection:
+        answer = await connection.call("send", instance="alpha", message="Look", listen=True)
+        assert answer.streamed == answer.text == "It looked around."
+
+
+async def test_another_sessions_words_are_not_mixed_in(mode: str) -> None:
+    fake, gate = FakeOpenCode(), Gate()
+    mine, other = fake.create_session("Mine"), fake.create_session("Other")
+    fake.script(Reply(chunks=["My ", "answer."], gate=gate))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Go", session="Mine") as sending:
+            gate.release()
+            await until(lambda: sending.heard)
+            fake.prompt(other, "Something else")
+            await until(lambda: fake.busy == {mine})
+            gate.open()
+        assert sending.streamed == sending.answer.text == "My answer."
+
+
+async def test_a_permission_is_told_while_waiting_and_the_answer_follows_it(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SIGN, 0.05)
+    fake = FakeOpenCode()
+    fake.script(Reply(tools=[ToolCall(asks=True)], text="It said hi."))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Go") as sending:
+            await until(lambda: "waits for a person to decide: permission: bash: echo hi" in sending.streamed)
+            await reply_to_permission(fake)
+        assert sending.answer.text == "It said hi."
+
+
+async def test_a_sub_agents_permission_is_told_as_well(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SIGN, 0.05)
+    fake = FakeOpenCode()
+    child = Reply(tools=[ToolCall(asks=True)], text="Looked.")
+    fake.script(Reply(tools=[SubAgent(reply=child)], text="It looked around."))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Go") as sending:
+            await until(lambda: "waits for a person to decide: permission: bash: echo hi" in sending.streamed)
+            await reply_to_permission(fake)
+        assert sending.answer.text == "It looked around."
+
+
+async def reply_to_permission(fake: FakeOpenCode) -> None:
+    [permission] = fake.permissions
+    async with httpx2.AsyncClient(base_url=fake.url, trust_env=False) as person:
+        answered = await person.post(f"/permission/{permission['id']}/reply", json={"reply": "once"})
+        answered.raise_for_status()
+
+
+async def test_a_silent_agent_gives_signs_of_life(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert talk.SIGN_OF_LIFE_SECONDS <= 10
+    monkeypatch.setattr(SIGN, 0.05)
+    fake, gate = FakeOpenCode(), Gate()
+    fake.script(Reply(text="Finally.", gate=gate))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Think") as sending:
+            await until(lambda: len(sending.heard) >= 3)
+            assert all(sign.startswith("[at work") and sign.endswith(" s]") for sign in sending.heard)
+            gate.open()
+        assert sending.heard[-1] == sending.answer.text == "Finally."
+
+
+async def test_a_sign_of_life_names_the_tool_at_work(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SIGN, 0.05)
+    fake, gate = FakeOpenCode(), Gate()
+    command = {"command": "make test", "description": "Run the tests"}
+    fake.script(Reply(tools=[ToolCall(input=command)], text="Green.", gate=gate))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Test") as sending:
+            await until(lambda: "[at work: bash: make test; " in sending.streamed)
+            gate.open()
+        assert sending.answer.text == "Green."
+
+
+async def test_who_did_not_ask_for_progress_gets_the_answer_alone(mode: str) -> None:
+    async with connected(FakeOpenCode(), mode=mode) as connection:
+        answer = await connection.call("send", instance="alpha", message="Hi")
+        assert (answer.text, answer.progress) == ("You said: Hi", [])
+
+
+async def test_progress_numbers_rise(mode: str) -> None:
+    fake = FakeOpenCode()
+    fake.script(Reply(chunks=["a ", "b ", "c"], delay=0.06))
+    numbers: list[float] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        numbers.append(progress)
+
+    async with connected(fake, mode=mode) as connection:
+        with anyio.fail_after(10):
+            arguments = {"instance": "alpha", "message": "Go"}
+            await connection.client.call_tool("send", arguments, progress_callback=hear)
+        assert len(numbers) > 1
+        assert numbers == sorted(set(numbers))
