@@ -1,7 +1,8 @@
 """`bench/run.py [start] [instances] [send] [weight] [freshness]`: the figures of docs/performance.md.
 
 Everything is measured over stdio with the official MCP client, against simulated OpenCode servers in one
-other process, each figure in turns with its floor: the least that could do the same work. Exit code 1 for a miss.
+other process, each figure in turns with its floor: the least that could do the same work.
+Exit code 1 for a miss.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from tempfile import TemporaryDirectory
 
 import anyio
 
@@ -55,8 +57,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    names = arguments.names or list(BENCHMARKS)
-    figures = anyio.run(run, names, max(2, arguments.rounds))
+    with TemporaryDirectory(prefix="opencode-mcp-bench-") as compiled:
+        # Modules are compiled once, whatever the environment says; and nothing is left in the source tree.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = compiled
+        figures = anyio.run(run, arguments.names or list(BENCHMARKS), max(2, arguments.rounds))
     if arguments.json:
         shown = {"machine": machine(), "figures": [figure.as_json() for figure in figures]}
         print(json.dumps(shown, indent=2))

@@ -18,6 +18,9 @@ import anyio.to_thread
 
 from opencode_mcp.testing import FakeFleet, Reply
 
+SESSIONS = 20
+"""Of each server, so that there is something to ask for, to keep and to show."""
+
 
 def answer(prompt: str) -> Reply:
     """Stream what the prompt asks for."""
@@ -28,6 +31,9 @@ def answer(prompt: str) -> Reply:
 async def serve(count: int, hanging: int) -> None:
     """Serve until stdin ends."""
     fleet = FakeFleet(count, hang=hanging, default_reply=answer, delta_clock=True)
+    for fake in fleet.fakes:
+        for number in range(SESSIONS):
+            fake.create_session(f"Mend what broke in release {number}")
     async with fleet.serve():
         print(json.dumps([fake.port for fake in fleet.fakes]), flush=True)
         told = 0

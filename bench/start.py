@@ -7,6 +7,8 @@ import subprocess
 import time
 from collections.abc import AsyncGenerator, Sequence
 
+import psutil
+
 from figure import Figure, spread
 from processes import OURS, SMALLEST, simulated, workplace
 
@@ -23,8 +25,8 @@ _INITIALIZE = {
 }
 
 
-def start(command: Sequence[str], environment: dict[str, str]) -> float:
-    """Start a server, wait for its first answer, end it; return the milliseconds until the answer."""
+def start(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Start a server, wait for its first answer, end it; return the milliseconds until then, and of CPU."""
     request = json.dumps(_INITIALIZE).encode() + b"\n"
     began = time.perf_counter()
     with subprocess.Popen(
@@ -37,31 +39,34 @@ def start(command: Sequence[str], environment: dict[str, str]) -> float:
             process.stdin.flush()
             answer = process.stdout.readline()
             took = time.perf_counter() - began
+            used = psutil.Process(process.pid).cpu_times()
             assert "serverInfo" in json.loads(answer)["result"], answer
             process.stdin.close()
             process.wait(10)
         finally:
             process.kill()
-    return took * 1000
+    return took * 1000, (used.user + used.system) * 1000
 
 
 def compare(name: str, rounds: int, environment: dict[str, str]) -> Figure:
     """Start ours and the smallest in turns."""
-    ours: list[float] = []
-    floor: list[float] = []
+    ours: list[tuple[float, float]] = []
+    floor: list[tuple[float, float]] = []
     for command in (OURS, SMALLEST):
         start(command, environment)  # leaves compiled modules behind
     for _ in range(rounds):
         ours.append(start(OURS, environment))
         floor.append(start(SMALLEST, environment))
+    took, used = zip(*ours, strict=True)
+    least_took, least_used = zip(*floor, strict=True)
     return Figure(
         name=name,
-        measured=statistics.median(ours),
+        measured=statistics.median(took),
         unit="ms",
         target=1.15,
         relative=True,
-        floor=statistics.median(floor),
-        note=spread(ours, 0),
+        floor=statistics.median(least_took),
+        note=f"{spread(took, 0)}; CPU {statistics.median(used):.0f}, floor {statistics.median(least_used):.0f}",
     )
 
 

@@ -75,9 +75,7 @@ async def converse(client: Client) -> None:
     async def stream(progress: float, total: float | None, message: str | None) -> None:
         print((message or "").replace("\n", "\n   "), end="", flush=True)
 
-    reply = await client.call_tool(
-        "send", {"instance": "hello", "message": PROMPT}, progress_callback=stream
-    )
+    reply = await client.call_tool("send", {"instance": "hello", "message": PROMPT}, progress_callback=stream)
     print(flush=True)
     check(reply)
 

@@ -148,7 +148,16 @@ async def test_a_server_whose_stream_says_nothing_is_polled():
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault.HANG, Fault.DRIP, Fault.HUGE, Fault.REDIRECT, Fault.GARBAGE, Fault.HTML, Fault.RESET, Fault.SERVER_ERROR],
+    [
+        Fault.HANG,
+        Fault.DRIP,
+        Fault.HUGE,
+        Fault.REDIRECT,
+        Fault.GARBAGE,
+        Fault.HTML,
+        Fault.RESET,
+        Fault.SERVER_ERROR,
+    ],
 )
 async def test_a_faulty_server_is_bounded_never_online_and_holds_up_nobody(fault: Fault):
     bad, good, listed = FakeOpenCode(), FakeOpenCode(), Listed()

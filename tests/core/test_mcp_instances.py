@@ -113,9 +113,7 @@ async def test_an_empty_list_tells_how_to_connect_one(mode: str) -> None:
     async with connected(mode=mode) as connection:
         answer = await connection.call("instances")
         assert answer.data == {"instances": [], "notes": ["Start OpenCode and it shows here."]}
-        assert answer.text == (
-            "No OpenCode instance is connected.\nnote: Start OpenCode and it shows here."
-        )
+        assert answer.text == ("No OpenCode instance is connected.\nnote: Start OpenCode and it shows here.")
         refused = await connection.call("send", instance="alpha", message="hi")
         assert refused.is_error
         assert refused.text == "No instance is connected. Start OpenCode and it shows here."

@@ -124,3 +124,9 @@ async def test_a_blank_message_is_refused_and_makes_no_session(mode: str, messag
         assert answer.is_error
         assert answer.text == "There is no message to send."
         assert fake.sessions == {}
+
+
+async def test_a_client_speaks_the_protocol_of_its_era(mode: str) -> None:
+    async with connected(mode=mode) as connection:
+        spoken = {"auto": "2026-07-28", "legacy": "2025-11-25"}
+        assert connection.client.protocol_version == spoken[mode]

@@ -136,9 +136,7 @@ async def test_a_stream_that_cannot_be_had_costs_no_final_text(
         assert sending.answer.text == "Before the cut, and after."
 
 
-async def test_a_server_without_a_usable_stream_is_polled(
-    mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_without_a_usable_stream_is_polled(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opencode_mcp.conversation.talk._CHECK_WITHOUT_STREAM_SECONDS", 0.05)
     fake = FakeOpenCode()
     fake.fault = Fault.STREAM_SILENT

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+
 from opencode_mcp.testing import Ask, FakeOpenCode, Gate, Question, Reply, SubAgent, ToolCall
 from support.model_server import Answer, ModelServer
 from support.real_opencode import running_opencode
@@ -76,7 +77,9 @@ class Subject:
             self.model.script(*real)
 
     def says(self, *chunks: str, reasoning: Sequence[str] = ()) -> None:
-        self.answers([Reply(chunks=chunks, reasoning=reasoning)], [Answer(chunks=chunks, reasoning=reasoning)])
+        self.answers(
+            [Reply(chunks=chunks, reasoning=reasoning)], [Answer(chunks=chunks, reasoning=reasoning)]
+        )
 
     def runs(self, command: str, then: str) -> None:
         """Call `bash`, which asks, and say something."""
@@ -96,7 +99,7 @@ class Subject:
         )
 
     def holds(self, first: str, second: str, *, then: str = "") -> Callable[[], None]:
-        """Say `first`; say `second` once the returned function is called; answer the next prompt by `then`."""
+        """Say `first`; once the returned function is called `second`; to the next prompt `then`."""
         gate, event = Gate(), anyio.Event()
         gate.release()
         self.answers(
@@ -143,8 +146,24 @@ class Subject:
             async with anyio.create_task_group() as group:
                 group.start_soon(events.read, response)
                 await events.until(lambda: events.records)
+                await self._listening(events, query.get("directory", self.directory))
                 yield events
                 group.cancel_scope.cancel()
+
+    async def _listening(self, events: Events, directory: str) -> None:
+        """Wait until it tells what happens: `/global/event` loses what comes right after its start."""
+
+        def heard() -> bool:
+            return any(events.of(probe, "session.created") for probe in probes)
+
+        probes: list[str] = []
+        with anyio.fail_after(WAIT_SECONDS):
+            while not heard():
+                probes.append((await self.post("/session", {"title": "probe"}, directory=directory))["id"])
+                with anyio.move_on_after(0.2):
+                    await events.until(heard)
+        for probe in probes:
+            await self.client.delete(f"/session/{probe}")
 
 
 @contextlib.asynccontextmanager
@@ -152,7 +171,7 @@ async def _subject(kind: str, root: Path, password: str | None = None) -> AsyncG
     async with contextlib.AsyncExitStack() as stack:
         fake = model = None
         if kind == "fake":
-            fake = FakeOpenCode(str(root), password=password)
+            fake = FakeOpenCode(str(root), password=password, deaf_seconds=0.05)
             await stack.enter_async_context(fake.serve())
             url = fake.url
         else:
@@ -170,7 +189,9 @@ async def shared(
     request: pytest.FixtureRequest, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncGenerator[Subject]:
     async with _subject(request.param, tmp_path_factory.mktemp("project")) as subject:
-        await subject.client.get("/provider", params=subject.here)  # an abort before this breaks the directory
+        await subject.client.get(
+            "/provider", params=subject.here
+        )  # an abort before this breaks the directory
         yield subject
 
 
@@ -189,10 +210,11 @@ async def locked(
         yield subject
 
 
-def _in_order(events: Sequence[str], *expected: str) -> bool:
-    """Whether `expected` is a subsequence of `events`."""
+def _assert_in_order(events: Sequence[str], *expected: str) -> None:
+    """`expected` is a subsequence of `events`."""
     rest = iter(events)
-    return all(any(event == wanted for event in rest) for wanted in expected)
+    for wanted in expected:
+        assert any(event == wanted for event in rest), f"{wanted!r} of {expected} is missing in {events}"
 
 
 def _label(event: tuple[str, Json]) -> str:
@@ -238,7 +260,9 @@ async def test_a_directory_may_be_named_in_a_header_and_with_a_trailing_slash(se
     session_id = await server.new_session("in a header")
     for slash in ("", "/"):
         response = await server.client.get(
-            "/session", headers={"x-opencode-directory": server.directory + slash}, params={"search": "in a header"}
+            "/session",
+            headers={"x-opencode-directory": server.directory + slash},
+            params={"search": "in a header"},
         )
         assert [session["id"] for session in response.json()] == [session_id]
         await server.client.delete(f"/session/{session_id}")
@@ -364,7 +388,7 @@ async def test_a_turn_is_told_in_order(server: Subject):
         await server.prompt(session_id, "greet")
         await events.idle(session_id)
         await events.until(lambda: _labels(events, session_id)[-1] == "user")
-    assert _in_order(
+    _assert_in_order(
         _labels(events, session_id),
         *("user", "text", "busy", "assistant", "step-start"),
         *("reasoning", "message.part.delta", "message.part.delta", "reasoning done"),
@@ -450,7 +474,9 @@ async def test_a_blocking_prompt_returns_the_answer(server: Subject):
 
 async def test_a_prompt_may_bring_its_own_message_id(server: Subject):
     session_id = await server.new_session()
-    first = (await server.post(f"/session/{session_id}/message", {"parts": [{"type": "text", "text": "a"}]}))["info"]
+    first = (await server.post(f"/session/{session_id}/message", {"parts": [{"type": "text", "text": "a"}]}))[
+        "info"
+    ]
     own = first["id"][:4] + "f" + first["id"][5:]
     async with server.events() as events:
         server.says("ok")
@@ -484,14 +510,18 @@ async def test_two_prompts_are_answered_in_turn_with_one_idle(server: Subject):
         await server.prompt(session_id, "first")
         await events.until(lambda: events.of(session_id, "message.part.delta"))
         await server.prompt(session_id, "second")
-        await events.until(lambda: len([label for label in _labels(events, session_id) if label == "text"]) >= 3)
+        await events.until(
+            lambda: len([label for label in _labels(events, session_id) if label == "text"]) >= 3
+        )
         release()
         await events.idle(session_id)
         assert len(events.of(session_id, "session.idle")) == 1
     messages = await server.messages(session_id)
     users = [message["info"]["id"] for message in messages if message["info"]["role"] == "user"]
     answers = {
-        message["info"]["parentID"]: _text(message) for message in messages if message["info"]["role"] == "assistant"
+        message["info"]["parentID"]: _text(message)
+        for message in messages
+        if message["info"]["role"] == "assistant"
     }
     assert answers == {users[0]: "onetwo", users[1]: "three"}
 
@@ -519,7 +549,7 @@ async def test_a_permission_is_asked_and_once_runs_the_tool(server: Subject, tmp
         await events.idle(session_id)
         again = await server.client.post(reply, json={"reply": "once"}, params=server.here)
         assert again.status_code == 404
-    assert _in_order(
+    _assert_in_order(
         _labels(events, session_id),
         *("tool pending", "permission.asked", "permission.replied", "tool completed", "step-finish"),
         *("assistant tool-calls", "busy", "assistant", "step-start", "text done", "assistant stop", "idle"),
@@ -632,7 +662,12 @@ async def test_a_sub_agent_is_a_child_session_that_asks_for_itself(server: Subje
     task = {"description": "Look", "prompt": "Look around", "subagent_type": "general"}
     child_reply = Reply(tools=[ToolCall(input=call, asks=True)], text="child done")
     server.answers(
-        [Reply(tools=[SubAgent(reply=child_reply, description="Look", prompt="Look around")], text="All done.")],
+        [
+            Reply(
+                tools=[SubAgent(reply=child_reply, description="Look", prompt="Look around")],
+                text="All done.",
+            )
+        ],
         [
             Answer(calls=[("task", task)]),
             Answer(calls=[("bash", call)]),
@@ -676,8 +711,14 @@ async def test_an_abort_says_so_before_the_message_shows_it(server: Subject):
         assert await server.post(f"/session/{session_id}/abort") is True
         await events.idle(session_id, times=2)
     labels = _labels(events, session_id)
-    assert _in_order(
-        labels, "session.error", "idle", "session.idle", "text done", "assistant MessageAbortedError", "session.idle"
+    _assert_in_order(
+        labels,
+        "session.error",
+        "idle",
+        "session.idle",
+        "text done",
+        "assistant MessageAbortedError",
+        "session.idle",
     )
     error = await _first(events, session_id, "session.error")
     assert error["error"] == {"name": "MessageAbortedError", "data": {"message": "Aborted"}}
@@ -733,9 +774,18 @@ async def test_a_provider_error_says_idle_before_the_message_shows_it(server: Su
     async with server.events() as events:
         await server.prompt(session_id)
         await events.idle(session_id, times=2)
-    assert _in_order(
+    _assert_in_order(
         _labels(events, session_id),
-        *("busy", "assistant", "session.error", "idle", "session.idle", "assistant APIError", "idle", "session.idle"),
+        *(
+            "busy",
+            "assistant",
+            "session.error",
+            "idle",
+            "session.idle",
+            "assistant APIError",
+            "idle",
+            "session.idle",
+        ),
     )
     error = (await _first(events, session_id, "session.error"))["error"]
     assert (error["name"], error["data"]["message"]) == ("APIError", "no such luck")

@@ -92,5 +92,5 @@ async def watching(transport: LocalRelay) -> AsyncGenerator[Published, None]:
 async def until(condition: Callable[[], object], seconds: float = 5) -> None:
     """Wait for something that gives no notice."""
     with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await anyio.sleep(0.005)

@@ -1,7 +1,5 @@
 """The instance's side: a file that is there as long as the instance is announced, and not longer."""
 
-# ruff: noqa: ASYNC240 - files are what these tests are about
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Pruning loses nothing: what may be removed, and what is kept."""
 
-# ruff: noqa: ASYNC240 - files are what these tests are about
-
 import json
 import logging
 import os

@@ -376,3 +376,10 @@ async def test_a_change_that_leaves_size_and_times_as_they_were_is_seen(
 def test_the_files_name_stands_in_for_what_the_file_does_not_say() -> None:
     found = parse(b'{"port": 1}', "stem")
     assert (found.endpoint.id, found.endpoint.name, found.explicit_id) == ("stem", "stem", False)
+
+
+def test_unknown_keys_are_kept_as_facts_except_secrets_and_what_is_no_plain_value() -> None:
+    content = (
+        b'{"port": 1, "pid": 7, "owner": "me\\u001b[31m", "authToken": "x", "list": [1], "heartbeatAt": "y"}'
+    )
+    assert parse(content, "a").endpoint.labels == {"pid": "7", "owner": "me"}

@@ -1,7 +1,5 @@
 """Whose directory and files are believed."""
 
-# ruff: noqa: ASYNC240 - files are what these tests are about
-
 import logging
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The set is published anew, and soon, whenever it changes."""
 
-# ruff: noqa: ASYNC240 - files are what these tests are about
-
 import json
 import logging
 import shutil

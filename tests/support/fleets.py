@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import anyio
+
 from opencode_mcp import Endpoint, Settings, Transport, TransportPlugin
 from opencode_mcp.fleet import Fleet, Monitor
 from opencode_mcp.fleet.pace import Pace
@@ -14,7 +15,14 @@ from opencode_mcp.settings import CoreSettings
 from opencode_mcp.testing import FakeOpenCode
 
 FAST = Pace(
-    probe=0.5, route=1.0, silence=0.3, mute=1.5, poll=0.05, restream=60.0, retries=(0.02, 0.05, 0.1), stable=0.5
+    probe=0.5,
+    route=1.0,
+    silence=0.3,
+    mute=1.5,
+    poll=0.05,
+    restream=60.0,
+    retries=(0.02, 0.05, 0.1),
+    stable=0.5,
 )
 """All waits short; a probe may still take half a second on a busy machine."""
 

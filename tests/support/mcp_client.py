@@ -9,7 +9,9 @@ import anyio
 import jsonschema
 import pytest
 from mcp import Client
+from mcp.client._memory import InMemoryTransport
 from mcp_types import CallToolResult, TextContent
+
 from opencode_mcp import Endpoint, Rejection, Settings, Transport, TransportPlugin
 from opencode_mcp.fleet import Fleet
 from opencode_mcp.fleet.pace import Pace
@@ -121,9 +123,7 @@ class Connection:
         return await until_shown(self.client, name, status=status, **fields)
 
 
-async def call(
-    client: Client, tool: str, /, *, heard: list[str] | None = None, **arguments: Any
-) -> Answer:
+async def call(client: Client, tool: str, /, *, heard: list[str] | None = None, **arguments: Any) -> Answer:
     """Call a tool, asking for progress if there is a list to put it in; the answer must fit its schema."""
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -215,7 +215,8 @@ async def connected(
         for fake, name in zip(fakes, names, strict=False):
             await stack.enter_async_context(fake.serve())
             transport.add(fake.url, name, hostname="laptop", vouched=True)
-        client = await stack.enter_async_context(Client(create_server(fleet.running, core), mode=mode))
+        wire = InMemoryTransport(create_server(fleet.running, core))  # the messages that stdio would carry
+        client = await stack.enter_async_context(Client(wire, mode=mode))
         connection = Connection(client, fleet, transport)
         if online:
             for endpoint in transport.endpoints:

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import anyio
-from opencode_mcp.testing._serve import bind, serving, until_disconnect
 from starlette.types import Receive, Scope, Send
+
+from opencode_mcp.testing._serve import bind, serving, until_disconnect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

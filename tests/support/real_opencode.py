@@ -24,6 +24,7 @@ from support.require import skip_or_fail
 VERSION = "1.18.33"
 _CACHE = Path(__file__).parents[2] / ".cache" / "opencode"
 _ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+_FETCH_SECONDS = 300
 _START_SECONDS = 60
 _STOP_SECONDS = 5
 
@@ -68,21 +69,31 @@ def opencode_binary() -> Path:
         skip_or_fail(how)
     _CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_CACHE, prefix="fetch-") as scratch:
+        error = ""
         for _ in range(3):
-            packed = subprocess.run(
-                [npm, "pack", "--silent", wanted], cwd=scratch, capture_output=True, text=True, timeout=600
-            )
-            if packed.returncode == 0:
+            archive, error = _pack(npm, wanted, Path(scratch))
+            if archive is not None:
                 break
         else:
-            skip_or_fail(f"{how}; npm said: {' '.join(packed.stderr.split())[:300]}")
-        archive = Path(scratch) / packed.stdout.split()[-1]
+            skip_or_fail(f"{how}; npm said: {error}")
         subprocess.run(["tar", "xzf", archive, "-C", scratch], check=True)
         archive.unlink()
         with contextlib.suppress(OSError):  # another run was faster
             Path(scratch).rename(home)
             Path(scratch).mkdir()
     return binary
+
+
+def _pack(npm: str, wanted: str, into: Path) -> tuple[Path | None, str]:
+    """Return the archive of a package, or None and what npm said."""
+    command = [npm, "pack", "--silent", wanted]
+    try:
+        done = subprocess.run(command, cwd=into, capture_output=True, text=True, timeout=_FETCH_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None, f"nothing for {_FETCH_SECONDS} s"
+    if done.returncode != 0:
+        return None, " ".join(done.stderr.split())[:300]
+    return into / done.stdout.split()[-1], ""
 
 
 def project_config(model_url: str) -> dict[str, Any]:
@@ -132,7 +143,9 @@ async def running_opencode(
         if home is None:
             fresh = tempfile.TemporaryDirectory(prefix="opencode-home-", ignore_cleanup_errors=True)
             home = Path(stack.enter_context(fresh))
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("OPENCODE", "XDG_"))}
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(("OPENCODE", "XDG_"))
+        }
         variables = {
             **inherited,
             "HOME": str(home),
@@ -171,7 +184,7 @@ async def _answering(server: RealOpenCode, password: str | None, log: Path) -> N
                     if response.status_code == 200:
                         return
                 await anyio.sleep(0.05)
-    said = log.read_text(errors="replace")[-2000:]
+    said = (await anyio.Path(log).read_text(errors="replace"))[-2000:]
     raise RuntimeError(f"OpenCode did not start within {_START_SECONDS} s; it said: {said}")
 
 

@@ -23,19 +23,26 @@ def _safe(value: str) -> str:
 
 def _server_url(value: str) -> str:
     """Check for `http(s)://host[:port]`: no credentials, no query, nothing that could carry a secret."""
-    parts = urlsplit(_safe(value))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must look like http://host:port")
+    _safe(value)
+    wanted = "must look like http://host:port, with a port from 1 to 65535"
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:  # its words would show the value
+        raise ValueError(wanted) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError(wanted)
+    if "\\" in value or value.split() != [value]:
+        raise ValueError(wanted)
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not hold credentials")
-    if parts.query or parts.fragment:
+    if "?" in value or "#" in value:
         raise ValueError("must not hold a query or a fragment")
-    if parts.port == 0:  # the property itself raises ValueError for what is no port
-        raise ValueError("must not have port 0")
-    return value.rstrip("/")
+    return f"{parts.scheme}{value[len(parts.scheme) :]}".rstrip("/")
 
 
 _Line = Annotated[str, AfterValidator(_safe)]
+_Label = Annotated[_Line, Field(max_length=1024)]
 
 
 class Endpoint(BaseModel):
@@ -49,19 +56,19 @@ class Endpoint(BaseModel):
         url: `http://host:port`, without credentials.
         hostname: The machine it runs on, as far as the transport knows.
         directory: The project it serves, as far as the transport knows.
-        labels: Facts to show; never a secret.
+        labels: At most 32 facts to show, of at most 1024 characters; never a secret.
         vouched: Whether the transport stands for it being the user's own server. Only then is
             `OPENCODE_SERVER_PASSWORD` sent there; a plugin's `auth` hook decides for itself.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     id: Annotated[_Line, Field(min_length=1, max_length=512)]
     name: Annotated[_Line, Field(min_length=1, max_length=200, pattern=r"\S")]
     url: Annotated[str, Field(max_length=2048), AfterValidator(_server_url)]
     hostname: Annotated[_Line, Field(max_length=255)] = ""
     directory: Annotated[_Line, Field(max_length=4096)] = ""
-    labels: Mapping[_Line, _Line] = Field(default_factory=dict[str, str], max_length=32)
+    labels: Mapping[_Label, _Label] = Field(default_factory=dict[str, str], max_length=32)
     vouched: bool = False
 
 

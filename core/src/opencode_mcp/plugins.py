@@ -14,10 +14,14 @@ import pluggy
 
 from opencode_mcp.errors import PluginError
 from opencode_mcp.hookspecs import PROJECT, InstanceSpec, TransportSpec
+from opencode_mcp.settings import Settings
+from opencode_mcp.text import clean_line
 from opencode_mcp.transport import CONTRACT_VERSION, TransportPlugin
 
 TRANSPORTS_GROUP = "opencode_mcp.transports"
 PLUGINS_GROUP = "opencode_mcp.plugins"
+
+_REASON_SHOWN = 500
 
 logger = logging.getLogger(__name__)
 
@@ -57,24 +61,30 @@ class Plugins:
         return self._manager.hook
 
     def register(self, plugin: object, name: str) -> None:
-        """Add a plugin object directly, under `name`; for tests and embedding.
+        """Add a plugin object under `name`; one that was added before keeps the name it has.
 
         Raises:
-            PluginError: If it implements a hook that does not exist, or with other arguments.
+            PluginError: If it implements a hook that does not exist, or with other arguments, or if
+                another plugin has the name.
         """
+        if self._manager.is_registered(plugin):
+            return  # one module may bring several transports, and instance hooks besides
+        if self._manager.has_plugin(name):
+            raise PluginError(f"There is another plugin {name!r}, which stays in force.")
         try:
             self._manager.register(plugin, name=name)
             self._manager.check_pending()
-        except (pluggy.PluginValidationError, ValueError) as error:
+        except Exception as error:  # pluggy's own, and whatever the attributes of foreign objects raise
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
-            raise PluginError(f"Plugin {name!r} does not fit the hooks of opencode-mcp: {error}") from error
+            reason = clean_line(str(error), _REASON_SHOWN)
+            raise PluginError(f"Plugin {name!r} does not fit the hooks of opencode-mcp: {reason}") from error
 
     def load_instance_hooks(self) -> None:
         """Load the group `opencode_mcp.plugins`; a broken plugin is logged with its name and left out."""
         for entry in entry_points(group=PLUGINS_GROUP):
             try:
-                self.register(_import(entry), name=f"{PLUGINS_GROUP}:{entry.name}")
+                self.register(_import(entry), _registered_name(entry))
             except PluginError as error:
                 logger.error("%s Its hooks are not in force.", error)
 
@@ -89,21 +99,15 @@ class Plugins:
     def _load_transport(self, name: str) -> TransportPlugin[Any]:
         entry = _find(name)
         plugin = _import(entry)
-        registered = f"{TRANSPORTS_GROUP}:{name}"
-        self.register(plugin, registered)
-        try:
-            return self._descriptor(entry, plugin)
-        except PluginError:
-            self._manager.unregister(name=registered)
-            raise
+        self.register(plugin, _registered_name(entry))
+        return self._descriptor(entry, plugin)
 
     def _descriptor(self, entry: EntryPoint, plugin: object) -> TransportPlugin[Any]:
-        others = [other for other in self._manager.get_plugins() if other is not plugin]
-        hook = self._manager.subset_hook_caller("opencode_mcp_transports", others)
+        hooks = self._manager.hook.opencode_mcp_transports.get_hookimpls()
+        found: list[Any] = [hook.function for hook in hooks if hook.plugin is plugin]
         try:
-            found: list[Sequence[TransportPlugin[Any]]] = hook()
-            descriptors = [descriptor for several in found for descriptor in several]
-        except Exception as error:
+            descriptors: list[TransportPlugin[Any]] = [one for hook in found for one in hook()]
+        except (Exception, SystemExit) as error:
             raise PluginError(_broken(entry, error)) from error
         for descriptor in descriptors:
             if not isinstance(descriptor, TransportPlugin):  # pyright: ignore[reportUnnecessaryIsInstance] - foreign code
@@ -116,6 +120,8 @@ class Plugins:
                     f"opencode-mcp has version {CONTRACT_VERSION}. Update both: pip install -U "
                     f"opencode-mcp-core {_distribution(entry)}"
                 )
+            if not (isinstance(descriptor.settings, type) and issubclass(descriptor.settings, Settings)):  # pyright: ignore[reportUnnecessaryIsInstance] - foreign code
+                raise PluginError(_broken(entry, "its settings are no subclass of opencode_mcp.Settings"))
             return descriptor
         raise PluginError(_broken(entry, f"its hook opencode_mcp_transports describes no {entry.name!r}"))
 
@@ -170,15 +176,20 @@ def _import(entry: EntryPoint) -> object:
 
 def _broken(entry: EntryPoint, why: BaseException | str) -> str:
     reason = f"{type(why).__name__}: {why}" if isinstance(why, BaseException) else why
+    reason = clean_line(reason, _REASON_SHOWN)
     missing = why.name if isinstance(why, ModuleNotFoundError) else None
     mend = f"pip install --force-reinstall {_distribution(entry)}"
-    if missing and not missing.startswith(entry.module.partition(".")[0]):
+    if missing and missing.partition(".")[0] != entry.module.partition(".")[0]:
         mend = f"{mend} (it needs the module {missing!r})"
     return f"Plugin {_named(entry)} is broken: {reason}. To mend it: {mend}"
 
 
 def _distribution(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else "?"
+
+
+def _registered_name(entry: EntryPoint) -> str:
+    return f"{entry.name} (from {_distribution(entry)})"
 
 
 def _named(entry: EntryPoint) -> str:

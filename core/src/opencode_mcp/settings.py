@@ -1,12 +1,17 @@
 """Every environment variable of core, in one place, typed, with its unit; and the base for plugins' own."""
 
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretBytes, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from opencode_mcp.errors import SettingsError
+
+LONGEST_MS = 10**15
+"""The largest number of milliseconds to be taken: far beyond any life; keeps the arithmetic in floats."""
+
+_VALUE_SHOWN = 100
 
 
 def variable(name: str, default: Any, *, takes: str, about: str, **constraints: Any) -> Any:
@@ -27,14 +32,20 @@ class Settings(BaseSettings):
     """Base of every settings model: values come from the environment, by the names given to `variable`."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_ignore_empty=True, case_sensitive=True, populate_by_name=True, extra="ignore"
+        frozen=True,
+        extra="ignore",
+        case_sensitive=True,
+        env_ignore_empty=True,
+        enable_decoding=False,  # a value is text, never JSON; a validator takes it apart
+        populate_by_name=True,
+        env_prefix="=",  # for the fields' own names, which are no variables: no variable starts like this
     )
 
 
 class CoreSettings(Settings):
     """What core itself reads from the environment."""
 
-    transport: Annotated[tuple[str, ...], NoDecode] = variable(
+    transport: tuple[str, ...] = variable(
         "TRANSPORT",
         ("local-relay",),
         takes="the name of an installed transport, or several with commas between",
@@ -46,6 +57,7 @@ class CoreSettings(Settings):
         takes="a whole number of milliseconds, 100 or more",
         about="How often a transport that cannot watch looks again; for one that can, the safety net.",
         ge=100,
+        le=LONGEST_MS,
     )
     health_check_timeout_ms: int = variable(
         "HEALTH_CHECK_TIMEOUT_MS",
@@ -53,6 +65,7 @@ class CoreSettings(Settings):
         takes="a whole number of milliseconds, 1 or more",
         about="How long an instance may take to answer a probe, as a whole.",
         ge=1,
+        le=LONGEST_MS,
     )
     send_timeout_ms: int = variable(
         "SEND_TIMEOUT_MS",
@@ -60,6 +73,7 @@ class CoreSettings(Settings):
         takes="a whole number of milliseconds, 1 or more",
         about="How long `send` waits for the agent when the client shows progress; the agent's work goes on.",
         ge=1,
+        le=LONGEST_MS,
     )
     server_username: str = variable(
         "OPENCODE_SERVER_USERNAME",
@@ -108,15 +122,27 @@ def read_settings(model: type[SettingsT]) -> SettingsT:
 
 def _sentences(model: type[Settings], error: ValidationError) -> list[str]:
     by_variable = {str(field.validation_alias): field for field in model.model_fields.values()}
-    sentences: list[str] = []
+    sentences: dict[str, str] = {}
     for problem in error.errors(include_url=False, include_context=False):
-        name = str(problem["loc"][0]) if problem["loc"] else "?"
+        name = str(problem["loc"][0]) if problem["loc"] else ""
         field = by_variable.get(name)
-        secret = field is not None and SecretStr in get_args(field.annotation)
-        shown = "" if secret else f"={problem['input']!r}"
-        takes = documented(field).takes if field is not None else problem["msg"]
-        sentences.append(f"{name}{shown} cannot be used: it takes {takes}.")
-    return sentences
+        if field is None:  # a rule about several of them
+            why = problem["msg"].removeprefix("Value error, ")
+            sentences[name] = f"{', '.join(by_variable)} cannot be used: {why}."
+            continue
+        shown = "" if _is_secret(field.annotation) else f"={_shortened(repr(problem['input']))}"
+        sentences[name] = f"{name}{shown} cannot be used: it takes {documented(field).takes}."
+    return list(sentences.values())
+
+
+def _is_secret(annotation: object) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, SecretStr | SecretBytes):
+        return True
+    return any(map(_is_secret, get_args(annotation)))
+
+
+def _shortened(shown: str) -> str:
+    return shown if len(shown) <= _VALUE_SHOWN else f"{shown[:_VALUE_SHOWN]}…"
 
 
 class Documented(NamedTuple):

@@ -31,7 +31,7 @@ def clean_line(text: str, limit: int = 200) -> str:
 def clean_text(text: str, limit: int | None = None) -> str:
     """Make `text` of several lines safe: line feeds and tabs stay, at most `limit` characters."""
     if limit is not None and len(text) > limit:
-        text = text[:limit] + "…"
+        text = text[: limit - 1] + "…"
     if _UNSAFE_IN_TEXT.search(text):
         text = _UNSAFE_IN_TEXT.sub("", _ANSI.sub("", text.replace("\r\n", "\n")))
     return text

@@ -12,7 +12,7 @@ import typer
 from opencode_mcp.cli import show
 from opencode_mcp.cli.serve import give_up, serve
 from opencode_mcp.conversation import Conversation, Reply, Transcript, overview
-from opencode_mcp.errors import OpenCodeMCPError
+from opencode_mcp.errors import ConversationError, OpenCodeMCPError
 from opencode_mcp.plugins import installed_transports
 from opencode_mcp.runtime import Runtime
 from opencode_mcp.settings import CoreSettings, read_settings
@@ -44,6 +44,9 @@ def start(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Find, follow and drive every OpenCode you run. Without a command: the MCP server on stdio."""
+    stdout: Any = sys.stdout
+    if hasattr(stdout, "reconfigure"):
+        stdout.reconfigure(errors="replace")  # a terminal that lacks a character still shows the others
     if show_version:
         typer.echo(f"opencode-mcp {version('opencode-mcp-core')}")
         raise typer.Exit
@@ -78,7 +81,7 @@ def send(
     as_json: _Json = False,
 ) -> None:
     """Send a message and print the agent's answer. Exit code 1 if there is none (yet)."""
-    prompt = sys.stdin.read() if message == "-" else message
+    prompt = _prompt(message)
     listener = show.Typing() if sys.stdout.isatty() and not as_json else show.SignsOnly()
 
     async def work(conversation: Conversation, settings: CoreSettings) -> Reply:
@@ -129,6 +132,17 @@ def transports(as_json: _Json = False) -> None:
         show.transports(rows, selected)
 
 
+def _prompt(message: str) -> str:
+    try:
+        prompt = sys.stdin.read() if message == "-" else message
+        prompt.encode()  # bytes that are no text come as lone surrogates
+    except UnicodeError:
+        give_up(
+            ConversationError(f"The message is not text in this terminal's encoding, {sys.stdin.encoding}.")
+        )
+    return prompt
+
+
 def _run(work: Callable[[Conversation, CoreSettings], Awaitable[T]]) -> T:
     """Do `work` with a running fleet; what the user can put right ends the process with 2."""
 
@@ -157,4 +171,5 @@ def _first(group: BaseExceptionGroup[OpenCodeMCPError]) -> OpenCodeMCPError:
 
 
 def _print_json(data: object) -> None:
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    plain = not sys.stdout.encoding.lower().startswith("utf")
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=plain))

@@ -12,12 +12,13 @@ from rich.text import Text
 from opencode_mcp.conversation import Reply
 from opencode_mcp.plugins import InstalledTransport
 
+_WHOLE_LINES = 10_000
 _STYLES = {"online": "green", "idle": "green", "busy": "yellow", "connecting": "dim", "offline": "dim"}
 
 
 def instances(data: dict[str, Any]) -> None:
     """Print the overview as a table, the notes below it."""
-    console = Console()
+    console = _console()
     rows: list[dict[str, Any]] = data["instances"]
     if rows:
         table = _table("name", "state", "host", "directory", "session", "version", "last seen")
@@ -42,7 +43,7 @@ def instances(data: dict[str, Any]) -> None:
 
 def transports(rows: Sequence[InstalledTransport], selected: Sequence[str]) -> None:
     """Print the installed transports, and which selected ones are missing."""
-    console = Console()
+    console = _console()
     table = _table("transport", "selected", "package", "what it does")
     for row in rows:
         about = Text(f"broken: {row.problem}", "red") if row.problem else Text(row.summary)
@@ -58,6 +59,11 @@ def transports(rows: Sequence[InstalledTransport], selected: Sequence[str]) -> N
 def transport_row(row: InstalledTransport) -> dict[str, Any]:
     """Return a row for `--json`."""
     return {**dataclasses.asdict(row), "broken": bool(row.problem)}
+
+
+def _console() -> Console:
+    # Who reads lines, not a screen, gets each row as one line.
+    return Console(width=None if sys.stdout.isatty() else _WHOLE_LINES)
 
 
 def _table(*columns: str) -> Table:

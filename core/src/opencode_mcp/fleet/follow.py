@@ -15,6 +15,10 @@ from opencode_mcp.opencode import OpenCode
 from opencode_mcp.opencode.api import Event, Snapshot
 
 
+class StreamEndedError(UnreachableError):
+    """The event stream was closed in good order, which says nothing of the server itself."""
+
+
 class Follower(Protocol):
     """Takes note of what is learnt; none of its methods waits."""
 
@@ -36,13 +40,13 @@ class Follower(Protocol):
         ...
 
 
-async def follow(api: OpenCode, follower: Follower, pace: Pace) -> None:
-    """Follow a server until a fresh connection is due.
+async def follow(api: OpenCode, follower: Follower, pace: Pace, *, stream: bool = True) -> None:
+    """Follow a server until a fresh connection is due; by polling alone if `stream` is false.
 
     Raises:
         OpenCodeMCPError: It is lost, or behaves as no OpenCode server does.
     """
-    if not await _Stream(api, follower, pace).run():
+    if not stream or not await _Stream(api, follower, pace).run():
         await _poll(api, follower, pace)
 
 
@@ -83,7 +87,7 @@ class _Stream:
                 tasks.start_soon(until_it_fails, self._take_stock)
                 tasks.start_soon(until_it_fails, self._watch_silence)
                 await until_it_fails(lambda: self._read(events))
-        raise self._verdict or UnreachableError("Its event stream ended.")
+        raise self._verdict or StreamEndedError("Its event stream ended.")
 
     async def _read(self, events: AsyncIterator[Event]) -> None:
         async for event in events:
@@ -91,7 +95,7 @@ class _Stream:
             if self._meanwhile is not None:
                 self._meanwhile.append(event)
             self._follower.take_note(event)
-        raise UnreachableError("Its event stream ended.")
+        raise StreamEndedError("Its event stream ended.")
 
     async def _take_stock(self) -> None:
         """Take a snapshot while the stream runs, and apply again what it said meanwhile.

@@ -13,7 +13,7 @@ import httpx2
 
 from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, UnreachableError
 from opencode_mcp.fleet.feed import Feed
-from opencode_mcp.fleet.follow import follow
+from opencode_mcp.fleet.follow import StreamEndedError, follow
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
 from opencode_mcp.model import Endpoint, Instance, Status
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_GAP = 60.0
 """Seconds between two failures that count at most: time in which nobody looked is no evidence."""
+_CUTS_TO_POLLING = 3
+"""After so many streams in a row that end at once, as through some proxies, the instance is polled."""
 
 
 class Monitor:
@@ -79,6 +81,7 @@ class Monitor:
         self._connection = anyio.CancelScope()
         self._nudged = anyio.Event()
         self._outcome = anyio.Event()
+        self._cuts = 0
         self._seen: float | None = None
         self._attempts = 0
         self._failures = 0
@@ -215,9 +218,18 @@ class Monitor:
                 async with Http(route, seconds=self._pace.probe, auth=auth) as http:
                     self._api = await detect(http)
                     self._reached(self._api)
-                    await follow(self._api, self, self._pace)
+                    await self._follow(self._api)
         if opening.cancelled_caught:
             raise UnreachableError("Its transport found no way to it in time.")
+
+    async def _follow(self, api: OpenCode) -> None:
+        began = time.monotonic()
+        try:
+            await follow(api, self, self._pace, stream=self._cuts < _CUTS_TO_POLLING)
+        except StreamEndedError:
+            self._cuts = self._cuts + 1 if time.monotonic() - began < self._pace.stable else 0
+            raise
+        self._cuts = 0
 
     def _reached(self, api: OpenCode) -> None:
         self._version = api.version

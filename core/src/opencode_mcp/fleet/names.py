@@ -16,34 +16,31 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._by_key: dict[Hashable, str] = {}
-        self._taken: dict[str, Hashable] = {}
+        self._present: dict[Hashable, tuple[str, str]] = {}  # what it wanted, and what it got
         self._former: dict[Hashable, tuple[str, str]] = {}
+        self._taken: set[str] = set()
 
     def assign(self, key: Hashable, wanted: str) -> str:
         """Return the name of `key`, which would like to be called `wanted`."""
-        former_wanted, name = self._former.get(key, ("", ""))
-        if former_wanted == wanted and self._taken.get(name) == key:
-            return name
         self.release(key)
-        if former_wanted != wanted or name in self._taken:
+        wanted_before, name = self._former.pop(key, ("", ""))
+        if wanted_before != wanted or name in self._taken:
             name, number = wanted, 1
             while name in self._taken:
                 number += 1
                 name = f"{wanted}-{number}"
-        self._by_key[key] = name
-        self._taken[name] = key
-        self._former.pop(key, None)
-        self._former[key] = (wanted, name)
-        while len(self._former) > _REMEMBERED:
-            self._former.pop(next(iter(self._former)))
+        self._present[key] = (wanted, name)
+        self._taken.add(name)
         return name
 
     def release(self, key: Hashable) -> None:
         """Take note that `key` has left."""
-        name = self._by_key.pop(key, None)
-        if name is not None:
-            del self._taken[name]
+        left = self._present.pop(key, None)
+        if left is not None:
+            self._taken.remove(left[1])
+            self._former[key] = left
+            if len(self._former) > _REMEMBERED:
+                del self._former[next(iter(self._former))]
 
 
 def resolve(query: str, names: Collection[str]) -> str:

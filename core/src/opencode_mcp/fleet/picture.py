@@ -1,5 +1,8 @@
 """What is known of one OpenCode server: started by a snapshot, kept by its events."""
 
+from itertools import islice
+from typing import Any
+
 from opencode_mcp.model import Activity, Session
 from opencode_mcp.opencode.api import (
     ActivityChanged,
@@ -14,6 +17,8 @@ from opencode_mcp.opencode.api import (
 )
 
 _SESSIONS_KEPT = 200
+_KEPT = 1_000
+"""Of everything else: no server has as many that are meant seriously."""
 _DIRECTORIES_ASKED = 8
 
 
@@ -40,9 +45,14 @@ class Picture:
             for key, one in self._sessions.items()
             if not one.parent_id and one.directory and one.directory != snapshot.directory
         }
-        self._sessions = {**children, **others, **{one.id: one for one in snapshot.sessions}}
-        self._busy = set(snapshot.busy)
-        self._requests = {one.id: one for one in snapshot.requests}
+        oldest_first = {one.id: one for one in reversed(snapshot.sessions)}
+        self._sessions = {**children, **others, **oldest_first}
+        self._busy = set(islice(snapshot.busy, _KEPT))
+        # After an abort OpenCode 1.x goes on listing the request of a session that no longer waits for it.
+        self._requests = {one.id: one for one in snapshot.requests if one.session_id in self._busy}
+        self._doing = {key: tool for key, tool in self._doing.items() if key in self._busy}
+        _drop_oldest(self._sessions, _SESSIONS_KEPT)
+        _drop_oldest(self._requests, _KEPT)
 
     def apply(self, event: Event) -> bool:
         """Take note of an event and say whether anything that people see may have changed."""
@@ -50,25 +60,26 @@ class Picture:
             case SessionUpdated(session):
                 self._sessions.pop(session.id, None)
                 self._sessions[session.id] = session
-                while len(self._sessions) > _SESSIONS_KEPT:
-                    self._sessions.pop(next(iter(self._sessions)))
+                _drop_oldest(self._sessions, _SESSIONS_KEPT)
             case SessionDeleted(session_id):
                 self._sessions.pop(session_id, None)
                 self._rest(session_id)
             case ActivityChanged(session_id, Activity.BUSY):
-                if session_id in self._busy:
+                if session_id in self._busy or len(self._busy) >= _KEPT:
                     return False
                 self._busy.add(session_id)
             case ActivityChanged(session_id, _):
-                if session_id not in self._busy:
-                    return False
+                was_busy = session_id in self._busy
                 self._rest(session_id)
+                return was_busy
             case RequestOpened(request):
                 self._requests[request.id] = request
+                _drop_oldest(self._requests, _KEPT)
             case RequestClosed(request_id):
                 self._requests.pop(request_id, None)
             case PartUpdated(session_id, tool=tool) if tool is not None:
                 self._doing[session_id] = str(tool)
+                _drop_oldest(self._doing, _KEPT)
                 return False
             case _:
                 return False
@@ -77,7 +88,6 @@ class Picture:
     def _rest(self, session_id: str) -> None:
         self._busy.discard(session_id)
         self._doing.pop(session_id, None)
-        # After an abort OpenCode 1.x goes on listing the request of a session that no longer waits for it.
         for key in [key for key, one in self._requests.items() if one.session_id == session_id]:
             del self._requests[key]
 
@@ -91,7 +101,7 @@ class Picture:
         """The session that counts: the one at work, else the one used last; never a sub-agent's."""
         roots = [one for one in self._sessions.values() if not one.parent_id]
         at_work = [one for one in roots if self.is_busy(one.id)]
-        return max(at_work or roots, key=lambda one: one.updated, default=None)
+        return max(reversed(at_work or roots), key=lambda one: one.updated, default=None)
 
     @property
     def directories(self) -> set[str]:
@@ -130,3 +140,8 @@ class Picture:
             if busy in self._busy and self.root(busy) == session_id:
                 return tool
         return ""
+
+
+def _drop_oldest(entries: dict[str, Any], kept: int) -> None:
+    while len(entries) > kept:
+        del entries[next(iter(entries))]

@@ -27,13 +27,19 @@ class Policies:
 
     def admit(self, endpoint: Endpoint) -> bool:
         """Whether `endpoint` may join; a policy that fails keeps it out."""
-        return self._ask(self._hook.opencode_mcp_instance_admit, False, endpoint=endpoint) is not False
+        answer = self._ask(self._hook.opencode_mcp_instance_admit, False, endpoint=endpoint)
+        return answer is None or bool(answer)
 
     def authenticate(self, endpoint: Endpoint) -> httpx2.Auth | None:
         """Return the credentials for `endpoint`; the ones in the settings go to vouched endpoints only."""
         auth = self._ask(self._hook.opencode_mcp_instance_auth, None, endpoint=endpoint)
         if isinstance(auth, httpx2.Auth):
             return auth
+        if auth is not None:
+            logger.error(
+                "A plugin's hook opencode_mcp_instance_auth returned %s, not httpx2.Auth: it does not count.",
+                type(auth).__name__,  # not the value, which may be a secret
+            )
         password = self._settings.server_password
         if password is None or not endpoint.vouched:
             return None

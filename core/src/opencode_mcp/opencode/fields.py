@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_YEAR_10000 = 253_402_300_800_000
 
 
 def mapping(value: Any, *path: str) -> dict[str, Any]:
@@ -26,6 +27,12 @@ def number(value: Any, *path: str) -> int:
     return int(found) if isinstance(found, int | float) and abs(found) < 2**53 else 0
 
 
+def milliseconds(value: Any, *path: str) -> int:
+    """Return the moment at `path` in `value`, in milliseconds since the epoch; 0 if it is none."""
+    found = number(value, *path)
+    return found if 0 <= found < _YEAR_10000 else 0
+
+
 def items(value: Any) -> Iterator[dict[str, Any]]:
     """Iterate over the objects in the list `value`, if it is one."""
     if isinstance(value, list):
@@ -37,4 +44,9 @@ def items(value: Any) -> Iterator[dict[str, Any]]:
 def identifier(value: Any, *path: str) -> str:
     """Return the id at `path` if it is safe to put into a URL, or an empty string."""
     found = text(value, *path)
-    return found if _ID.fullmatch(found) else ""
+    return found if is_identifier(found) else ""
+
+
+def is_identifier(value: str) -> bool:
+    """Whether an id is safe to put into a URL."""
+    return _ID.fullmatch(value) is not None

@@ -1,7 +1,7 @@
 """HTTP to one instance: bounded in time and size, no redirects, no environment proxies, typed errors."""
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
@@ -46,7 +46,7 @@ class Http:
             headers={**route.headers, "accept-encoding": "identity"},
             transport=route.transport,
             # No TLS context for plain HTTP: one costs a megabyte, and nothing here can lead to https.
-            verify=route.base_url.startswith("https:"),
+            verify=route.base_url.lower().startswith("https:"),
             trust_env=False,
             follow_redirects=False,
             timeout=None,  # every request has one bound over all its steps instead
@@ -73,7 +73,7 @@ class Http:
         return await self._json("POST", path, params, body, seconds, MAX_BODY)
 
     @asynccontextmanager
-    async def stream(self, path: str) -> AsyncGenerator[httpx2.EventSource]:
+    async def stream(self, path: str) -> AsyncGenerator[AsyncIterator[httpx2.ServerSentEvent]]:
         """Open a stream of server-sent events; only its opening is bounded in time."""
         async with AsyncExitStack() as stack:
             with _unreachable(path), anyio.fail_after(self._seconds):
@@ -81,8 +81,7 @@ class Http:
                 await self._check(response, path)
             if "content-encoding" in response.headers:
                 raise ProtocolError(f"GET {path} was answered compressed, though we asked for plain text.")
-            with _unreachable(path):
-                yield httpx2.EventSource(response, max_event_size=MAX_EVENT)
+            yield _events(httpx2.EventSource(response, max_event_size=MAX_EVENT), path)
 
     async def _json(
         self, method: str, path: str, params: Params, body: object, seconds: float | None, max_bytes: int
@@ -112,6 +111,8 @@ class Http:
     ) -> httpx2.Response:
         content = None if body is None else json.dumps(body).encode()
         while True:
+            if self._client.is_closed:  # by a monitor that gave it up, while someone else still asks
+                raise UnreachableError("The connection to it was given up.")
             request = self._client.build_request(
                 method,
                 path,
@@ -167,6 +168,12 @@ class _unreachable:  # noqa: N801 - reads as the statement that it is
             raise ProtocolError(f"{self._path}: {clean_line(str(error))}") from None
         if isinstance(error, httpx2.HTTPError | OSError):
             raise UnreachableError("The connection to it broke.") from None
+
+
+async def _events(source: httpx2.EventSource, path: str) -> AsyncGenerator[httpx2.ServerSentEvent]:
+    with _unreachable(path):
+        async for sent in source:
+            yield sent
 
 
 async def _read(response: httpx2.Response, path: str, max_bytes: int) -> bytes:

@@ -107,7 +107,7 @@ class V1:
         return decode.sessions(await self._http.get("/session", where, seconds=seconds))
 
 
-async def _decoded(source: httpx2.EventSource) -> AsyncGenerator[Event]:
+async def _decoded(source: AsyncIterator[httpx2.ServerSentEvent]) -> AsyncGenerator[Event]:
     async for sent in source:
         event = decode.event(_loads(sent))
         if event is not None:

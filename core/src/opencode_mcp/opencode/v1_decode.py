@@ -19,7 +19,7 @@ from opencode_mcp.opencode.api import (
     SessionUpdated,
     ToolUse,
 )
-from opencode_mcp.opencode.fields import identifier, items, mapping, number, text
+from opencode_mcp.opencode.fields import identifier, is_identifier, items, mapping, milliseconds, number, text
 from opencode_mcp.text import clean_line, clean_text
 
 
@@ -33,7 +33,7 @@ def session(info: Any) -> Session | None:
         title=clean_line(text(info, "title")),
         directory=clean_line(text(info, "directory"), 4096),
         parent_id=identifier(info, "parentID") or None,
-        updated=number(info, "time", "updated"),
+        updated=milliseconds(info, "time", "updated"),
     )
 
 
@@ -45,7 +45,8 @@ def sessions(body: Any) -> list[Session]:
 
 def busy(body: Any) -> set[str]:
     """Read `/session/status`: idle sessions are absent, the others are `busy` or in `retry`."""
-    return {key for key in mapping(body) if text(body, key, "type") not in ("", "idle")}
+    at_work = {key for key in mapping(body) if text(body, key, "type") not in ("", "idle")}
+    return {key for key in at_work if is_identifier(key)}
 
 
 def permissions(body: Any) -> list[Request]:
@@ -98,12 +99,9 @@ def event(envelope: Any) -> Event | None:
             message = _message(info, [])
             return MessageUpdated(identifier(info, "sessionID"), message) if message else Alive()
         case "session.status":
-            idle = text(properties, "status", "type") == "idle"
-            return ActivityChanged(
-                identifier(properties, "sessionID"), Activity.IDLE if idle else Activity.BUSY
-            )
+            return _activity(properties, text(properties, "status", "type"))
         case "session.idle":
-            return ActivityChanged(identifier(properties, "sessionID"), Activity.IDLE)
+            return _activity(properties, "idle")
         case "session.created" | "session.updated":
             info = properties.get("info")
             found = session(info)
@@ -121,6 +119,13 @@ def event(envelope: Any) -> Event | None:
             return Alive()  # heartbeats, duplicates (`sync`), and what later versions may add
         case _:
             return None
+
+
+def _activity(properties: dict[str, Any], state: str) -> Event:
+    session_id = identifier(properties, "sessionID")
+    if not session_id or not state:
+        return Alive()
+    return ActivityChanged(session_id, Activity.IDLE if state == "idle" else Activity.BUSY)
 
 
 def _part(part: dict[str, Any]) -> Event:
@@ -166,7 +171,7 @@ def _message(info: Any, parts: list[dict[str, Any]]) -> Message | None:
         id=message_id,
         role=clean_line(text(info, "role"), 20),
         parent_id=identifier(info, "parentID"),
-        created=number(info, "time", "created"),
+        created=milliseconds(info, "time", "created"),
         completed=bool(number(info, "time", "completed")) or bool(error),
         finish=clean_line(text(info, "finish"), 40),
         error=error_line(error),

@@ -34,8 +34,9 @@ _HEADERS = [
 class Bus:
     """Passes events on to the streams that are open now; nothing is kept for later ones."""
 
-    def __init__(self, ids: Ids, heartbeat_seconds: float) -> None:
+    def __init__(self, ids: Ids, heartbeat_seconds: float, deaf_seconds: float) -> None:
         self._ids = ids
+        self._deaf_seconds = deaf_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._streams: dict[MemoryObjectSendStream[bytes], str | None] = {}
         self._sequence: Counter[str] = Counter()
@@ -105,7 +106,13 @@ class Bus:
 
         async def follow() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            await write(own("server.connected"))
+            if directory is None and self._deaf_seconds:
+                await write(own("server.connected"))
+                await anyio.sleep(self._deaf_seconds)
+                self._streams[feed] = directory
+            else:
+                self._streams[feed] = directory
+                await write(own("server.connected"))
             if once:
                 feed.close()
             ahead = anyio.current_time() + self._heartbeat_seconds
@@ -123,7 +130,6 @@ class Bus:
                 await write(data)
 
         feed, events = anyio.create_memory_object_stream[bytes](math.inf)
-        self._streams[feed] = directory
         try:
             with feed, events:
                 await until_disconnect(receive, follow)

@@ -4,6 +4,7 @@ import enum
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -83,7 +84,7 @@ def faulty(fault: Fault, reset: Callable[[], None], redirect_to: str) -> ASGIApp
             await _more(send, b'"')
             for _ in range(_HUGE_BYTES // len(_BLOCK)):
                 await _more(send, _BLOCK)
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             await send({"type": "http.response.body", "body": b'"'})
 
         await until_disconnect(receive, work)

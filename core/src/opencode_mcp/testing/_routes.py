@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -266,7 +266,7 @@ async def _body(request: Request) -> Json:
         raise _unexpected() from None
     if not isinstance(body, dict):
         raise _bad("Expected object", "body", "Payload")
-    return body
+    return cast(Json, body)
 
 
 def _limit(request: Request) -> int:

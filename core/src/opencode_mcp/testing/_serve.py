@@ -79,8 +79,8 @@ class Server:
     def reset(self, client: tuple[str, int] | None = None) -> None:
         """Reset the connection of `client`, or all of them."""
         for connection in tuple(self._state.connections):
-            if client is None or connection.client == client:
-                transport: asyncio.Transport = connection.transport
+            transport: asyncio.Transport = connection.transport
+            if client is None or tuple(transport.get_extra_info("peername")[:2]) == client:
                 with contextlib.suppress(OSError):  # the peer was faster
                     transport.get_extra_info("socket").setsockopt(
                         socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
@@ -89,7 +89,7 @@ class Server:
 
     async def _settle(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
-            while self._state.connections or self._state.tasks:
+            while self._state.connections or self._state.tasks:  # noqa: ASYNC110 -- uvicorn has no event for it
                 await anyio.sleep(0.002)
 
 

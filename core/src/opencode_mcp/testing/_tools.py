@@ -163,9 +163,11 @@ class Tools:
             f'"{question["question"]}"="{", ".join(labels) or "Unanswered"}"'
             for question, labels in zip(questions, answers, strict=False)
         )
-        output = f"User has answered your questions: {pairs}. You can now continue with the user's answers in mind."
+        output = (
+            f"User has answered your questions: {pairs}. You can now continue with the user's answers in mind"
+        )
         plural = "" if len(questions) == 1 else "s"
-        self._complete(part, output, f"Asked {len(questions)} question{plural}", {"answers": answers})
+        self._complete(part, f"{output}.", f"Asked {len(questions)} question{plural}", {"answers": answers})
         return True
 
     async def _delegate(self, message: Json, call: SubAgent, start_child: StartChild) -> bool:
@@ -185,7 +187,8 @@ class Tools:
         texts = [
             part["text"] for part in self._store.messages[child["id"]][-1]["parts"] if part["type"] == "text"
         ]
-        output = f'<task id="{child["id"]}" state="completed">\n<task_result>\n{"".join(texts)}\n</task_result>\n</task>'
+        result = f"<task_result>\n{''.join(texts)}\n</task_result>"
+        output = f'<task id="{child["id"]}" state="completed">\n{result}\n</task>'
         self._complete(part, output, call.description, dict(metadata))
         return True
 

@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from opencode_mcp.testing._ids import now_ms
 from opencode_mcp.testing._store import Store
 from opencode_mcp.testing._tools import Tools
-from opencode_mcp.testing._ids import now_ms
 from opencode_mcp.testing.script import Reply
 
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""`FakeOpenCode`: real HTTP on a real port, the API of OpenCode 1.18.33, and a model that says what it is told."""
+"""`FakeOpenCode`: the API of OpenCode 1.18.33 over real HTTP, and a model that says what it is told."""
 
 import base64
 import contextlib
@@ -81,6 +81,7 @@ class FakeOpenCode:
         *,
         default_reply: Callable[[str], Reply] = echo,
         heartbeat_seconds: float = 10.0,
+        deaf_seconds: float = 0.0,
         delta_clock: bool = False,
     ) -> None:
         """Prepare a server; nothing listens yet.
@@ -92,6 +93,8 @@ class FakeOpenCode:
             username: The user name that goes with it.
             default_reply: Answers prompts for which there is no script, from the prompt's text.
             heartbeat_seconds: The time between two heartbeats of a stream.
+            deaf_seconds: How long after `server.connected` a `/global/event` still misses events; 0.02 to 0.2
+                in OpenCode 1.18.33.
             delta_clock: Let each delta carry `time.time_ns()` and a blank instead of its text, so that a
                 reader in any process of this machine can tell how old it is.
         """
@@ -103,7 +106,7 @@ class FakeOpenCode:
         self._fault: Fault | None = None
         self._credentials = None if password is None else f"{username}:{password}"
         ids = Ids()
-        self._bus = Bus(ids, heartbeat_seconds)
+        self._bus = Bus(ids, heartbeat_seconds, deaf_seconds)
         self._store = Store(self._bus, ids, version)
         self._tools = Tools(self._store)
         self._turns = Turns(self._store, self._tools, default_reply)

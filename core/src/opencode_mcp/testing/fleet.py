@@ -1,4 +1,4 @@
-"""`python -m opencode_mcp.testing.fleet`: a fleet of fakes in a process of its own, registered for `local-relay`."""
+"""`python -m opencode_mcp.testing.fleet`: fakes in a process of their own, registered for `local-relay`."""
 
 import argparse
 import json
@@ -52,7 +52,7 @@ async def run(count: int, hang: int, registry: Path, *, delta_clock: bool) -> No
     async with fleet.serve(), anyio.create_task_group() as group:
 
         async def end_with_input() -> None:
-            while await anyio.to_thread.run_sync(sys.stdin.buffer.read1, 4096, abandon_on_cancel=True):
+            while await anyio.to_thread.run_sync(os.read, sys.stdin.fileno(), 4096, abandon_on_cancel=True):
                 pass
             group.cancel_scope.cancel()
 

@@ -6,6 +6,8 @@ these only `port` is indispensable. Ours come on top: `id`, `version`, `heartbea
 
 import dataclasses
 import json
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -22,6 +24,8 @@ _MUST_BE = {
     "cwd": "one line of at most 4096 characters",
     "id": "a line of 1 to 512 characters",
 }
+_FACTS_KEPT = 16
+_SECRET = re.compile("pass|secret|token|credential|auth|key", re.IGNORECASE)
 _KEY_OF = {"url": "port", "directory": "cwd"}
 
 
@@ -40,7 +44,7 @@ class UnusableError(Exception):
 class _Strict(BaseModel):
     """Types only; what text may hold is checked by `Endpoint`, once for all transports."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="allow")
 
     port: Annotated[int, Field(ge=1, le=65535)]
     name: str | None = None
@@ -87,6 +91,7 @@ def parse(content: bytes, stem: str) -> Registration:
         labels["localPort"] = str(int(found.local_port))
     if shown:
         labels["connectedAt"] = shown
+    labels.update(_further(found.model_extra or {}))
     try:
         endpoint = Endpoint(
             id=explicit or stem,
@@ -100,6 +105,17 @@ def parse(content: bytes, stem: str) -> Registration:
     except ValidationError as error:
         raise _unusable(error) from None
     return Registration(endpoint=endpoint, explicit_id=explicit is not None, connected_at=connected_at)
+
+
+def _further(keys: Mapping[str, object]) -> dict[str, str]:
+    """Keep what else stands in the file as facts to show: plain values, and nothing that may be a secret."""
+    facts: dict[str, str] = {}
+    for key, value in keys.items():
+        plain = isinstance(value, str | int | float) and key != "heartbeatAt"  # that one changes all the time
+        name, shown = clean_line(key, 64), clean_line(str(value), 200) if plain else ""
+        if name and shown and not _SECRET.search(key) and len(facts) < _FACTS_KEPT:
+            facts[name] = shown
+    return facts
 
 
 def _usable_id(value: object) -> str | None:

@@ -87,9 +87,10 @@ class DirectoryWatch:
             if silent and not self._heard:
                 self._poll("a change was not reported")
                 return
-            if now != known and not self._heard:
-                silent = known is not None
+            unheard = now != known and not self._heard
+            if unheard:
                 self._changed()
+            silent = unheard and known is not None
             known = now
 
     def _poll(self, why: str) -> None:
