@@ -38,9 +38,11 @@ async def compare(count: int, rounds: int) -> tuple[Figure, Figure]:
                 for server in (real, constant) * 3:
                     await call(server)
                 before = await servers.ask("requests")
+                turns = [(real, ours), (constant, floor)]
                 for _ in range(rounds):
-                    ours.append(await call(real))
-                    floor.append(await call(constant))
+                    for server, times in turns:
+                        times.append(await call(server))
+                    turns.reverse()
                 after = await servers.ask("requests")
     latency = Figure(
         name=f"instances, {count} online",

@@ -1,8 +1,24 @@
-"""What all tests share: asyncio is the backend, since uvicorn and `mcp` run on it."""
+"""What all tests share: asyncio is the backend, since uvicorn and `mcp` run on it, and nothing may block it."""
+
+from collections.abc import Iterator
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_blocks_the_event_loop() -> Iterator[None]:
+    """Raise where our code blocks the event loop; plugins and settings are read before there is one."""
+    with blockbuster_ctx(
+        ["opencode_mcp", "opencode_mcp_local_relay"],
+        excluded_modules=["opencode_mcp.testing", "opencode_mcp.plugins", "opencode_mcp.settings"],
+    ) as blockbuster:
+        for function in blockbuster.functions.values():
+            function.can_block_in("opencode_mcp/mcp/server.py", "create_server")
+            function.can_block_in("httpx2/_transports/default.py", "__init__")  # imports httpcore2, once
+        yield

@@ -1,6 +1,7 @@
 """The live picture, on servers that work, die, come back and move."""
 
 import pytest
+
 from opencode_mcp import Instance, Status, TransportError, hookimpl
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.model import Activity
@@ -120,6 +121,16 @@ async def test_a_quiet_but_living_server_stays_online():
         asked = len(fake.requests)
         await until(lambda: sum(one.path == "/global/health" for one in list(fake.requests)[asked:]) >= 3)
         assert status(fleet) == "online"
+
+
+async def test_what_a_stream_misses_in_its_first_moments_is_learnt_by_the_snapshot():
+    fake, listed = FakeOpenCode(deaf_seconds=0.2), Listed()
+    async with fake.serve(), running_fleet(listed, pace=Pace()) as fleet:
+        session = fake.create_session("s")
+        listed.publish(endpoint(fake))
+        await until(lambda: fake.streams)
+        fake.set_busy(session)  # the stream is open, and says nothing of it
+        await until(lambda: fleet.monitors and only(fleet).instance.activity is Activity.BUSY)
 
 
 async def test_what_changed_while_the_stream_was_cut_is_learnt_afterwards():

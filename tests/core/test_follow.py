@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+
 from opencode_mcp import Activity
 from opencode_mcp.errors import ProtocolError, UnreachableError
 from opencode_mcp.fleet.follow import follow

@@ -1,12 +1,15 @@
 """The tool `instances`: who is there and how they stand, at once and without asking anyone."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import anyio
+import jsonschema
 import pytest
+
 from opencode_mcp import Rejection
 from opencode_mcp.testing import Ask, FakeOpenCode, Fault, Gate, Reply
-from support.mcp_client import connected, in_both_eras
+from support.mcp_client import connected, in_both_eras, output_schema
 
 pytestmark = [pytest.mark.anyio, in_both_eras]
 
@@ -35,6 +38,34 @@ async def test_an_instance_is_shown_with_machine_project_version_and_state(mode:
         fake.set_busy(session)
         await connection.until("alpha", activity="busy")
         assert "alpha | busy | " in (await connection.call("instances")).text
+
+
+async def test_whatever_the_state_the_structured_content_fits_the_schema(mode: str) -> None:
+    fakes = {
+        "idle": FakeOpenCode(),
+        "busy": FakeOpenCode(),
+        "locked": FakeOpenCode(password="right"),
+        "gone": FakeOpenCode(),
+        "broken": FakeOpenCode(),
+    }
+    fakes["broken"].fault = Fault.HTML
+    fakes["busy"].set_busy(fakes["busy"].create_session("At work"))
+    async with connected(*fakes.values(), mode=mode, names=tuple(fakes), online=False) as connection:
+        await connection.until("gone")
+        await fakes["gone"].kill()
+        states = {"idle": "online", "busy": "online", "locked": "needs credentials"}
+        for name, status in {**states, "gone": "offline", "broken": "offline"}.items():
+            await connection.until(name, status)
+        await connection.until("busy", activity="busy")
+        answer = await connection.call("instances")
+        jsonschema.validate(answer.data, await output_schema(connection.client, "instances"))
+        assert [line.split(" | ")[:2] for line in answer.text.splitlines()] == [
+            ["broken", "offline"],
+            ["busy", "busy"],
+            ["gone", "offline"],
+            ["idle", "idle"],
+            ["locked", "needs credentials"],
+        ]
 
 
 async def test_it_costs_no_request(mode: str) -> None:
@@ -97,7 +128,7 @@ async def test_one_that_wants_a_password_says_which_variable(mode: str, password
         assert "alpha | needs credentials | " in answer.text
         assert row["detail"] in answer.text
         for tool in ("send", "read"):
-            arguments = {"message": "hi"} if tool == "send" else {}
+            arguments: dict[str, Any] = {"message": "hi"} if tool == "send" else {}
             refused = await connection.call(tool, instance="alpha", **arguments)
             assert refused.is_error
             assert refused.text.startswith("alpha needs credentials, last seen ")
@@ -134,12 +165,14 @@ async def test_what_was_found_and_left_out_is_told(mode: str) -> None:
 async def test_an_agent_that_waits_for_a_person_is_shown(mode: str) -> None:
     fake = FakeOpenCode()
     fake.script(Reply(tools=[Ask()]))
-    async with connected(fake, mode=mode) as connection:
-        async with connection.meanwhile("send", instance="alpha", message="Paint it") as sending:
-            row = await connection.until("alpha", waiting_for="question: Which colour?")
-            assert row["activity"] == "busy"
-            assert "waits for a person (question: Which colour?)" in (await connection.call("instances")).text
-            sending.cancel()
+    async with (
+        connected(fake, mode=mode) as connection,
+        connection.meanwhile("send", instance="alpha", message="Paint it") as sending,
+    ):
+        row = await connection.until("alpha", waiting_for="question: Which colour?")
+        assert row["activity"] == "busy"
+        assert "waits for a person (question: Which colour?)" in (await connection.call("instances")).text
+        sending.cancel()
 
 
 async def test_the_session_shown_is_the_one_at_work(mode: str) -> None:

@@ -1,7 +1,11 @@
 """The tool `send`: to whom, into which session, what comes back, and when nothing is sent."""
 
+import dataclasses
+from typing import Any
+
 import anyio
 import pytest
+
 from opencode_mcp.testing import Ask, FakeOpenCode, Fault, Gate, Reply, ToolCall
 from support.mcp_client import QUICK, connected, in_both_eras, until
 
@@ -64,7 +68,7 @@ async def test_by_default_the_session_used_last_goes_on(mode: str) -> None:
     older, newer = fake.create_session("Older"), fake.create_session("Newer")
     async with connected(fake, mode=mode) as connection:
         fake.prompt(older, "Touch it")
-        await until(lambda: not fake.busy)
+        await connection.until("alpha", session="Older", activity="idle")
         answer = await connection.call("send", instance="alpha", message="Go on")
         assert answer.data["session_id"] == older != newer
 
@@ -114,7 +118,7 @@ async def test_an_ambiguous_session_is_refused_with_the_candidates(mode: str) ->
     ids = [fake.create_session(title) for title in ("Fix the login", "Fix the logout", "Paint")]
     async with connected(fake, mode=mode) as connection:
         for tool in ("send", "read"):
-            arguments = {"message": "Go"} if tool == "send" else {}
+            arguments: dict[str, Any] = {"message": "Go"} if tool == "send" else {}
             answer = await connection.call(tool, instance="alpha", session="fix", **arguments)
             assert answer.is_error
             assert answer.text == (
@@ -149,7 +153,7 @@ async def test_names_are_found_by_part_and_unclear_ones_refused_with_the_candida
             "": "There is no instance ''. Connected: Tower, laptop-blog, laptop-shop.",
         }.items():
             for tool in ("send", "read"):
-                arguments = {"message": "hi"} if tool == "send" else {}
+                arguments: dict[str, Any] = {"message": "hi"} if tool == "send" else {}
                 refused = await connection.call(tool, instance=query, **arguments)
                 assert (refused.is_error, refused.text) == (True, text)
         for query in ("tower", "TOW", "Tower"):
@@ -164,7 +168,7 @@ async def test_an_offline_instance_is_refused_with_when_it_was_last_seen(mode: s
         await fake.kill()
         row = await connection.until("alpha", "offline")
         for tool in ("send", "read"):
-            arguments = {"message": "hi"} if tool == "send" else {}
+            arguments: dict[str, Any] = {"message": "hi"} if tool == "send" else {}
             answer = await connection.call(tool, instance="alpha", **arguments)
             assert answer.is_error
             assert answer.text == (
@@ -219,13 +223,24 @@ async def test_a_session_that_only_seems_busy_is_not_refused(mode: str) -> None:
         assert (await connection.call("send", instance="alpha", message="Hi")).text == "You said: Hi"
 
 
+async def test_a_busy_session_is_noticed_in_a_directory_with_an_odd_name(mode: str) -> None:
+    fake = FakeOpenCode(directory="/srv/two  spaces & more ")
+    fake.set_busy(fake.create_session("Odd"))
+    async with connected(fake, mode=mode) as connection:
+        await connection.until("alpha", activity="busy", directory="/srv/two  spaces & more ")
+        assert (await connection.call("send", instance="alpha", message="Hi")).data["state"] == "busy"
+
+
 @pytest.mark.parametrize("streaming", [True, False], ids=["stream", "polled"])
-async def test_of_two_at_once_to_one_session_the_second_is_told_busy(mode: str, streaming: bool) -> None:
+async def test_of_two_at_once_to_one_session_the_second_is_told_busy(
+    mode: str, streaming: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opencode_mcp.conversation.talk._CHECK_WITHOUT_STREAM_SECONDS", 0.05)
     fake, gate = FakeOpenCode(), Gate()
     fake.create_session("One at a time")
     fake.script(Reply(text="Done.", gate=gate))
     fake.fault = None if streaming else Fault.STREAM_SILENT
-    pace = QUICK if streaming else QUICK.__class__(probe=0.3, poll=0.05)
+    pace = QUICK if streaming else dataclasses.replace(QUICK, probe=0.4)
     async with connected(fake, mode=mode, pace=pace) as connection:
         async with (
             connection.meanwhile("send", instance="alpha", message="One") as one,
@@ -239,21 +254,55 @@ async def test_of_two_at_once_to_one_session_the_second_is_told_busy(mode: str, 
         assert len(prompts(fake)) == 1
 
 
-async def test_a_second_message_right_after_an_unawaited_one_is_told_busy(mode: str) -> None:
-    """OpenCode takes a prompt first, and says that it is busy up to a second later."""
+def hold_back_turns(fake: FakeOpenCode, monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
+    """Let prompts be taken and nothing happen until the event is set, as OpenCode does for up to a second."""
+    start, begin = fake._routes._start, anyio.Event()
+
+    async def start_later(session_id: str, body: dict[str, Any]) -> None:
+        await begin.wait()
+        start(session_id, body)
+
+    monkeypatch.setattr(fake._routes, "_start_later", start_later)
+    return begin
+
+
+async def test_a_message_that_the_agent_has_not_begun_with_yet_makes_its_session_busy(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake, gate = FakeOpenCode(), Gate()
     fake.script(Reply(text="Done.", gate=gate))
+    begin = hold_back_turns(fake, monkeypatch)
     async with connected(fake, mode=mode) as connection:
         first = await connection.call("send", instance="alpha", message="One", wait=0)
-        second = await connection.call("send", instance="alpha", message="Two", wait=0)
-        assert (first.data["state"], second.data["state"]) == ("running", "busy")
-        assert [text for _, text in prompts(fake)] == ["One"]
+        assert first.data["state"] == "running"
         assert (await connection.call("read", instance="alpha")).data["activity"] == "busy"
+        second = await connection.call("send", instance="alpha", message="Two", wait=0)
+        assert second.data["state"] == "busy"
+        begin.set()
+        await until(lambda: fake.busy)
         gate.open()
-        await until(lambda: not fake.busy)
-        with anyio.fail_after(5):
-            while (await connection.call("send", instance="alpha", message="3")).data["state"] == "busy":
-                pass
+        await connection.until("alpha", activity="idle")
+        assert (await connection.call("read", instance="alpha")).data["activity"] == "idle"
+        third = await connection.call("send", instance="alpha", message="Three")
+        assert third.text == "You said: Three"
+        assert [text for _, text in prompts(fake)] == ["One", "Three"]
+
+
+async def test_abort_reaches_an_agent_that_has_not_begun_yet(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeOpenCode()
+    fake.script(Reply(never_finishes=True))
+    begin = hold_back_turns(fake, monkeypatch)
+    async with connected(fake, mode=mode) as connection:
+        sent = await connection.call("send", instance="alpha", message="One", wait=0)
+        async with connection.meanwhile("send", instance="alpha", abort=True) as aborting:
+            begin.set()
+        assert aborting.answer.data["state"] == "aborted"
+        assert aborts(fake) == [sent.data["session_id"]]
+        assert fake.busy == set()
+        [_, answer] = fake.messages[sent.data["session_id"]]
+        assert answer["info"]["error"]["name"] == "MessageAbortedError"
 
 
 async def test_abort_stops_the_agent_at_work(mode: str) -> None:
@@ -363,7 +412,7 @@ async def test_waiting_for_a_person_is_told_when_the_waiting_ends(
     fake = FakeOpenCode()
     fake.script(Reply(tools=[step]))
     async with connected(fake, mode=mode) as connection:
-        answer = await connection.call("send", instance="alpha", message="Go", wait=0.6)
+        answer = await connection.call("send", instance="alpha", message="Go", wait=0.4)
         assert not answer.is_error
         assert answer.data["state"] == "running"
         assert f"It waits for a person to decide: {what}." in answer.text

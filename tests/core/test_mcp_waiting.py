@@ -1,10 +1,15 @@
 """How long `send` waits, and what it makes of a wait that ends early or a stream that fails."""
 
+import dataclasses
+import logging
+
 import pytest
-from opencode_mcp.fleet.pace import Pace
+
 from opencode_mcp.mcp import tools
-from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply
-from support.mcp_client import connected, in_both_eras, until
+from opencode_mcp.model import Session
+from opencode_mcp.opencode.v1 import V1
+from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
+from support.mcp_client import QUICK, connected, in_both_eras, until
 
 pytestmark = [pytest.mark.anyio, in_both_eras]
 
@@ -140,19 +145,19 @@ async def test_a_server_without_a_usable_stream_is_polled(mode: str, monkeypatch
     monkeypatch.setattr("opencode_mcp.conversation.talk._CHECK_WITHOUT_STREAM_SECONDS", 0.05)
     fake = FakeOpenCode()
     fake.fault = Fault.STREAM_SILENT
-    async with connected(fake, mode=mode, pace=Pace(probe=0.4, poll=0.05)) as connection:
+    async with connected(fake, mode=mode, pace=dataclasses.replace(QUICK, probe=0.4)) as connection:
         answer = await connection.call("send", instance="alpha", message="Hi", listen=True)
         assert (answer.text, answer.data["state"]) == ("You said: Hi", "done")
 
 
 async def test_an_instance_that_dies_meanwhile_is_told_and_not_waited_for_beyond_the_wait(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(SIGN, 0.05)
     fake, gate = FakeOpenCode(), Gate()
     fake.script(Reply(chunks=["Half of ", "it"], gate=gate))
     async with connected(fake, mode=mode) as connection:
-        async with connection.meanwhile("send", instance="alpha", message="Talk", wait=1.5) as sending:
+        async with connection.meanwhile("send", instance="alpha", message="Talk", wait=1) as sending:
             gate.release()
             await until(lambda: sending.heard)
             await fake.kill()
@@ -160,6 +165,7 @@ async def test_an_instance_that_dies_meanwhile_is_told_and_not_waited_for_beyond
         assert sending.answer.data["state"] == "running"
         assert sending.answer.data["text"] == "Half of "
         assert "The instance is offline at present." in sending.answer.text
+        assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_an_answer_cut_off_by_a_restart_is_an_error_and_no_answer(
@@ -178,6 +184,26 @@ async def test_an_answer_cut_off_by_a_restart_is_an_error_and_no_answer(
         assert sending.answer.is_error
         assert sending.answer.data["state"] == "failed"
         assert "stopped in the middle of its answer" in sending.answer.text
+
+
+async def test_an_agent_that_ends_while_it_is_asked_for_is_not_cut_short(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CHECK, 0.05)
+    fake, gate = FakeOpenCode(), Gate()
+    fake.script(Reply(tools=[ToolCall(says="I look.")], text="Done.", gate=gate))
+    ask = V1.is_busy
+
+    async def ask_when_it_has_just_ended(api: V1, session: Session) -> bool:
+        gate.open()
+        await until(lambda: not fake.busy)
+        return await ask(api, session)
+
+    monkeypatch.setattr(V1, "is_busy", ask_when_it_has_just_ended)
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Go") as sending:
+            gate.release()
+        assert sending.answer.text == "Done."
 
 
 async def test_an_agent_that_does_nothing_with_the_message_is_reported(

@@ -184,11 +184,16 @@ async def _subject(kind: str, root: Path, password: str | None = None) -> AsyncG
         yield subject
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
 @pytest.fixture(scope="module", params=BOTH)
 async def shared(
-    request: pytest.FixtureRequest, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, anyio_backend: str, project: Path
 ) -> AsyncGenerator[Subject]:
-    async with _subject(request.param, tmp_path_factory.mktemp("project")) as subject:
+    async with _subject(request.param, project) as subject:
         await subject.client.get(
             "/provider", params=subject.here
         )  # an abort before this breaks the directory
@@ -204,9 +209,9 @@ def server(shared: Subject) -> Subject:
 
 @pytest.fixture(scope="module", params=BOTH)
 async def locked(
-    request: pytest.FixtureRequest, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, anyio_backend: str, project: Path
 ) -> AsyncGenerator[Subject]:
-    async with _subject(request.param, tmp_path_factory.mktemp("locked"), "sesame") as subject:
+    async with _subject(request.param, project, "sesame") as subject:
         yield subject
 
 

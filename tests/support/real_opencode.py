@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 import httpx2
 
@@ -27,6 +26,8 @@ _ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": 
 _FETCH_SECONDS = 300
 _START_SECONDS = 60
 _STOP_SECONDS = 5
+_LOG = "serve.log"
+_OWN_VARIABLES = ("OPENCODE", "XDG_")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class RealOpenCode:
 
     url: str
     directory: Path
-    process: anyio.abc.Process
+    process: subprocess.Popen[bytes]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children, if there still are any."""
@@ -86,7 +87,7 @@ def opencode_binary() -> Path:
 
 def _pack(npm: str, wanted: str, into: Path) -> tuple[Path | None, str]:
     """Return the archive of a package, or None and what npm said."""
-    command = [npm, "pack", "--silent", wanted]
+    command = [npm, "pack", "--loglevel=error", wanted]
     try:
         done = subprocess.run(command, cwd=into, capture_output=True, text=True, timeout=_FETCH_SECONDS)
     except subprocess.TimeoutExpired:
@@ -136,16 +137,12 @@ async def running_opencode(
         home: A home directory, to find again what an earlier run stored; None for a fresh one.
         environment: Further environment variables.
     """
-    binary = await anyio.to_thread.run_sync(opencode_binary)
     port = port or free_port()
-    (directory / "opencode.json").write_text(json.dumps(project_config(model_url)))
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         if home is None:
-            fresh = tempfile.TemporaryDirectory(prefix="opencode-home-", ignore_cleanup_errors=True)
-            home = Path(stack.enter_context(fresh))
-        inherited = {
-            key: value for key, value in os.environ.items() if not key.startswith(("OPENCODE", "XDG_"))
-        }
+            fresh = anyio.TemporaryDirectory(prefix="opencode-home-", ignore_cleanup_errors=True)
+            home = Path(await stack.enter_async_context(fresh))
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OWN_VARIABLES)}
         variables = {
             **inherited,
             "HOME": str(home),
@@ -154,9 +151,23 @@ async def running_opencode(
             **({"OPENCODE_SERVER_PASSWORD": password} if password else {}),
             **(environment or {}),
         }
-        log = stack.enter_context((home / "serve.log").open("w+b"))
-        process = await anyio.open_process(
-            [str(binary), "serve", "--port", str(port)],
+        process = await anyio.to_thread.run_sync(_spawn, directory, model_url, port, home, variables)
+        server = RealOpenCode(url=f"http://127.0.0.1:{port}", directory=directory, process=process)
+        try:
+            await _answering(server, password, home / _LOG)
+            yield server
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(_stop, server)
+
+
+def _spawn(
+    directory: Path, model_url: str, port: int, home: Path, variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    (directory / "opencode.json").write_text(json.dumps(project_config(model_url)))
+    with (home / _LOG).open("wb") as log:
+        return subprocess.Popen(
+            [opencode_binary(), "serve", "--port", str(port)],
             cwd=directory,
             env=variables,
             stdin=subprocess.DEVNULL,
@@ -164,13 +175,6 @@ async def running_opencode(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        server = RealOpenCode(url=f"http://127.0.0.1:{port}", directory=directory, process=process)
-        try:
-            await _answering(server, password, Path(log.name))
-            yield server
-        finally:
-            with anyio.CancelScope(shield=True):
-                await _stop(server)
 
 
 async def _answering(server: RealOpenCode, password: str | None, log: Path) -> None:
@@ -178,7 +182,7 @@ async def _answering(server: RealOpenCode, password: str | None, log: Path) -> N
     auth = ("opencode", password) if password else None
     with anyio.move_on_after(_START_SECONDS):
         async with httpx2.AsyncClient(auth=auth, timeout=1, trust_env=False) as client:
-            while server.process.returncode is None:
+            while server.process.poll() is None:
                 with contextlib.suppress(httpx2.TransportError):
                     response = await client.get(f"{server.url}/global/health")
                     if response.status_code == 200:
@@ -188,9 +192,9 @@ async def _answering(server: RealOpenCode, password: str | None, log: Path) -> N
     raise RuntimeError(f"OpenCode did not start within {_START_SECONDS} s; it said: {said}")
 
 
-async def _stop(server: RealOpenCode) -> None:
+def _stop(server: RealOpenCode) -> None:
     server.signal(signal.SIGTERM)
-    with anyio.move_on_after(_STOP_SECONDS):
-        await server.process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.process.wait(_STOP_SECONDS)
     server.signal(signal.SIGKILL)
-    await server.process.aclose()
+    server.process.wait()

@@ -1,7 +1,7 @@
 """The pluggy hooks that plugins implement; `hookimpl` marks an implementation.
 
-Hooks are synchronous and quick: they are called on the event loop. What takes time belongs into a
-`Transport`, which has async methods and types.
+Hooks are plain functions (async ones, generators and wrappers are refused) and quick: they are called on the
+event loop. What takes time belongs into a `Transport`, which has async methods and types.
 """
 
 from collections.abc import Sequence

@@ -5,6 +5,7 @@ nothing. Plugins with instance hooks are always loaded; a broken one is reported
 """
 
 import dataclasses
+import inspect
 import logging
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -22,6 +23,11 @@ TRANSPORTS_GROUP = "opencode_mcp.transports"
 PLUGINS_GROUP = "opencode_mcp.plugins"
 
 _REASON_SHOWN = 500
+_NO_PLAIN_FUNCTION = (
+    inspect.iscoroutinefunction,
+    inspect.isgeneratorfunction,
+    inspect.isasyncgenfunction,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +80,19 @@ class Plugins:
         try:
             self._manager.register(plugin, name=name)
             self._manager.check_pending()
+            self._require_plain_functions(plugin)
         except Exception as error:  # pluggy's own, and whatever the attributes of foreign objects raise
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
             reason = clean_line(str(error), _REASON_SHOWN)
             raise PluginError(f"Plugin {name!r} does not fit the hooks of opencode-mcp: {reason}") from error
+
+    def _require_plain_functions(self, plugin: object) -> None:
+        # The coroutine of an async policy would count as a yes, and so would a wrapper's generator.
+        for hook in self._manager.get_hookcallers(plugin) or ():
+            for one in hook.get_hookimpls():
+                if one.plugin is plugin and any(is_other(one.function) for is_other in _NO_PLAIN_FUNCTION):
+                    raise PluginError(f"its hook {hook.name!r} is async, a generator or a wrapper")
 
     def load_instance_hooks(self) -> None:
         """Load the group `opencode_mcp.plugins`; a broken plugin is logged with its name and left out."""
@@ -176,7 +190,7 @@ def _import(entry: EntryPoint) -> object:
 
 def _broken(entry: EntryPoint, why: BaseException | str) -> str:
     reason = f"{type(why).__name__}: {why}" if isinstance(why, BaseException) else why
-    reason = clean_line(reason, _REASON_SHOWN)
+    reason = clean_line(reason, _REASON_SHOWN).removesuffix(":")
     missing = why.name if isinstance(why, ModuleNotFoundError) else None
     mend = f"pip install --force-reinstall {_distribution(entry)}"
     if missing and missing.partition(".")[0] != entry.module.partition(".")[0]:

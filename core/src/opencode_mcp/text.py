@@ -28,6 +28,11 @@ def clean_line(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def clean_path(path: str, limit: int = 4096) -> str:
+    """Return `path` as it is, runs of spaces included, or as a safe line if it is unsafe or too long."""
+    return clean_line(path, limit) if len(path) > limit or has_unsafe(path) else path
+
+
 def clean_text(text: str, limit: int | None = None) -> str:
     """Make `text` of several lines safe: line feeds and tabs stay, at most `limit` characters."""
     if limit is not None and len(text) > limit:

@@ -12,13 +12,16 @@ def main() -> None:
     # The imports make some hundred thousand objects that stay. Looking for garbage among them meanwhile
     # takes a fifth of the start-up, and frozen they are never looked at again.
     gc.disable()
-    if len(sys.argv) == 1:
-        from opencode_mcp.cli.serve import serve
+    try:
+        if len(sys.argv) == 1:
+            from opencode_mcp.cli.serve import serve
 
-        serve()
-    else:
-        from opencode_mcp.cli.commands import app
+            serve()
+        else:
+            from opencode_mcp.cli.commands import app
 
-        gc.enable()
-        gc.freeze()
-        app()
+            gc.enable()
+            gc.freeze()
+            app()
+    except KeyboardInterrupt:  # while it was starting; later the server ends itself
+        raise SystemExit(130) from None

@@ -24,6 +24,8 @@ SIGN_OF_LIFE_SECONDS = 8.0
 _CHECK_SECONDS = 5.0
 _CHECK_WITHOUT_STREAM_SECONDS = 1.0
 _NOTHING_HAPPENS_SECONDS = 15.0
+_STARTING_SECONDS = 5.0
+_CHECK_STARTING_SECONDS = 0.2
 _STORED = 30
 
 
@@ -61,6 +63,7 @@ class Conversation:
         self.fleet = fleet
         self.patience = patience
         self._prompting: set[tuple[Monitor, str]] = set()
+        self._sent: dict[tuple[Monitor, str], tuple[float, Turn]] = {}
 
     async def find(self, query: str) -> Monitor:
         """Return the connected instance that `query` means.
@@ -110,6 +113,7 @@ class Conversation:
                 return _reply(monitor, chosen, state="busy", note=_busy(monitor, chosen))
             turn = Turn(chosen.id, prompt, await monitor.api.messages(chosen.id, 1))
             await self._prompt(monitor, chosen, prompt)
+            self._sent[monitor, chosen.id] = (time.monotonic(), turn)
             waiting = _Waiting(monitor, chosen, feed, turn, listener or Silent())
             return await waiting.run(began + seconds)
 
@@ -129,6 +133,9 @@ class Conversation:
                 note=f"No agent is at work on {monitor.name}: nothing to abort.",
             )
         with monitor.feed(chosen.id) as feed:
+            with anyio.move_on_after(self.patience):
+                while await self._is_starting(monitor, chosen):
+                    await feed.fetch(_CHECK_STARTING_SECONDS)
             await monitor.api.abort(chosen.id)
             with anyio.move_on_after(self.patience):
                 while monitor.picture.is_busy(chosen.id):
@@ -145,12 +152,13 @@ class Conversation:
         chosen = await self._session(monitor, session)
         if chosen is None:
             return Transcript(instance=monitor.name, note=f"{monitor.name} has no session yet: use `send`.")
+        busy = monitor.picture.is_busy(chosen.id) or await self._is_starting(monitor, chosen)
         stored = await monitor.api.messages(chosen.id, limit)
         return Transcript(
             instance=monitor.name,
             session_id=chosen.id,
             session=chosen.title,
-            activity="busy" if monitor.picture.is_busy(chosen.id) else "idle",
+            activity="busy" if busy else "idle",
             waiting_for=monitor.picture.waiting_for(chosen.id),
             messages=[_said(message) for message in stored],
         )
@@ -184,10 +192,25 @@ class Conversation:
         raise ConversationError(f"{monitor.name} has no session like {asked!r}. It has: {titles or 'none'}.")
 
     async def _is_busy(self, monitor: Monitor, session: Session) -> bool:
+        if await self._is_starting(monitor, session):
+            return True
         # What a stream says is confirmed: OpenCode is known to leave a session busy that has ended.
-        if monitor.streaming and not monitor.picture.is_busy(session.id):
+        doubtful = monitor.picture.is_busy(session.id) or not monitor.streaming
+        if doubtful or self._sent_lately(monitor, session):
+            return await monitor.api.is_busy(session)
+        return False
+
+    async def _is_starting(self, monitor: Monitor, session: Session) -> bool:
+        """Whether our last message is still to be begun: OpenCode takes it and looks idle up to a second."""
+        turn = self._sent_lately(monitor, session)
+        if turn is None or turn.error:
             return False
-        return await monitor.api.is_busy(session)
+        return turn.answer(await monitor.api.messages(session.id, _STORED)) is None
+
+    def _sent_lately(self, monitor: Monitor, session: Session) -> Turn | None:
+        now = time.monotonic()
+        self._sent = {key: one for key, one in self._sent.items() if now - one[0] < _STARTING_SECONDS}
+        return self._sent.get((monitor, session.id), (now, None))[1]
 
     async def _prompt(self, monitor: Monitor, session: Session, prompt: str) -> None:
         try:
@@ -266,8 +289,12 @@ class _Waiting:
     def _check_seconds(self) -> float:
         return _CHECK_SECONDS if self._monitor.streaming else _CHECK_WITHOUT_STREAM_SECONDS
 
+    @property
+    def _seems_busy(self) -> bool:
+        return self._monitor.picture.is_busy(self._session.id)
+
     def _worth_a_look(self, since: float) -> bool:
-        busy = self._monitor.picture.is_busy(self._session.id)
+        busy = self._seems_busy
         came_to_rest = self._was_busy and not busy
         self._was_busy = busy
         over, self._turn.maybe_over = self._turn.maybe_over, False
@@ -276,27 +303,36 @@ class _Waiting:
     async def _look(self) -> Reply | None:
         """Ask for what is stored; None while the answer is not complete, or the instance is away."""
         try:
-            message = self._turn.answer(await self._monitor.api.messages(self._session.id, _STORED))
-            at_rest = message is None or not is_last(message)
-            at_rest = at_rest and not await self._monitor.api.is_busy(self._session)
-            self._stored = message.text if message else ""
+            message = await self._answer()
+            if message is None or not is_last(message):
+                if await self._monitor.api.is_busy(self._session) or self._seems_busy:
+                    return None
+                if message is not None:
+                    message = await self._answer()  # it may have gone on, and ended, between the two
         except OpenCodeMCPError:
             return None  # the monitor reports it and comes back
-        if message is not None and is_last(message):
-            return self._over(message)
-        if not at_rest or self._monitor.picture.is_busy(self._session.id):
-            return None
         if message is not None or self._turn.error:
             return self._over(message)
         if time.monotonic() - self._began > _NOTHING_HAPPENS_SECONDS:
             return self._reply("failed", note="OpenCode took the message, but its agent did nothing with it.")
         return None
 
+    async def _answer(self) -> Message | None:
+        message = self._turn.answer(await self._monitor.api.messages(self._session.id, _STORED))
+        self._stored = message.text if message else ""
+        return message
+
     def _over(self, message: Message | None) -> Reply:
         text = message.text if message else ""
-        error = (message.error if message else "") or self._turn.error
+        error = message.error if message else ""
+        if message is None or not is_last(message):
+            error = error or self._turn.error
         if error:
             return self._reply("failed", text, f"The agent stopped with an error: {error}")
+        if message is not None and not message.completed:
+            return self._reply(
+                "failed", text, "The agent stopped in the middle of its answer. Was OpenCode restarted?"
+            )
         if text:
             return self._reply("done", text)
         return self._reply(

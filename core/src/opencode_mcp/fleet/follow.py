@@ -101,7 +101,9 @@ class _Stream:
         """Take a snapshot while the stream runs, and apply again what it said meanwhile.
 
         The snapshot may be older or newer than those events; they are levels in order, so the end is right.
+        It is taken once the stream hears everything, so that nothing is lost between the two.
         """
+        await anyio.sleep(self._pace.deaf)
         self._meanwhile = meanwhile = list[Event]()
         snapshot = await self._api.snapshot(self._follower.directories)
         self._meanwhile = None

@@ -27,7 +27,7 @@ from opencode_mcp.opencode.api import (
     SessionFailed,
     Snapshot,
 )
-from opencode_mcp.text import clean_line
+from opencode_mcp.text import clean_line, clean_path
 from opencode_mcp.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -281,7 +281,7 @@ class Monitor:
             detail=self._detail,
             activity=picture.activity if self._stocked and self._status is Status.ONLINE else None,
             version=self._version,
-            directory=picture.directory or self._endpoint.directory,
+            directory=clean_path(picture.directory) or self._endpoint.directory,
             session=picture.session,
             waiting_for=picture.waiting_for(),
             last_seen=self.last_seen,

@@ -10,6 +10,8 @@ class Pace:
     Attributes:
         probe: How long a probe may take, as a whole.
         route: How long a transport may take to open a route.
+        deaf: How long after its first event a stream may still miss some. `/global/event` of OpenCode
+            1.18.33 was seen to lose events for up to 160 ms.
         silence: After how much silence on its stream an instance is probed. OpenCode 1.18 sends a
             heartbeat every 10 s, old versions every 30 s.
         mute: After how much silence a stream is given up, though the instance answers probes.
@@ -22,6 +24,7 @@ class Pace:
 
     probe: float = 3.0
     route: float = 10.0
+    deaf: float = 0.3
     silence: float = 12.0
     mute: float = 40.0
     poll: float = 2.0

@@ -1,7 +1,7 @@
 """Asks the instance hooks of plugins. One that fails is logged with its plugin's name and stops nobody."""
 
 import logging
-import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -27,19 +27,19 @@ class Policies:
 
     def admit(self, endpoint: Endpoint) -> bool:
         """Whether `endpoint` may join; a policy that fails keeps it out."""
-        answer = self._ask(self._hook.opencode_mcp_instance_admit, False, endpoint=endpoint)
-        return answer is None or bool(answer)
+        for answer in self._answers(self._hook.opencode_mcp_instance_admit, endpoint=endpoint):
+            if answer is not None:
+                return bool(answer) and not isinstance(answer, Exception)
+        return True
 
     def authenticate(self, endpoint: Endpoint) -> httpx2.Auth | None:
         """Return the credentials for `endpoint`; the ones in the settings go to vouched endpoints only."""
-        auth = self._ask(self._hook.opencode_mcp_instance_auth, None, endpoint=endpoint)
-        if isinstance(auth, httpx2.Auth):
-            return auth
-        if auth is not None:
-            logger.error(
-                "A plugin's hook opencode_mcp_instance_auth returned %s, not httpx2.Auth: it does not count.",
-                type(auth).__name__,  # not the value, which may be a secret
-            )
+        for answer in self._answers(self._hook.opencode_mcp_instance_auth, endpoint=endpoint):
+            if isinstance(answer, httpx2.Auth):
+                return answer
+            if answer is not None and not isinstance(answer, Exception):
+                kind = type(answer).__name__  # not the value, which may be a secret
+                logger.error("A plugin gave %s for credentials, not httpx2.Auth: it does not count.", kind)
         password = self._settings.server_password
         if password is None or not endpoint.vouched:
             return None
@@ -47,17 +47,15 @@ class Policies:
 
     def tell(self, before: Instance | None, after: Instance | None) -> None:
         """Tell plugins that an instance joined, changed or left."""
-        self._ask(self._hook.opencode_mcp_instance_changed, None, before=before, after=after)
+        for _ in self._answers(self._hook.opencode_mcp_instance_changed, before=before, after=after):
+            pass
 
-    def _ask(self, hook: pluggy.HookCaller, otherwise: Any, **arguments: Any) -> Any:
-        try:
-            return hook(**arguments)
-        except Exception as error:
-            run = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
-            failed = [
-                one.plugin_name
-                for one in hook.get_hookimpls()
-                if getattr(one.function, "__code__", None) in run
-            ]
-            logger.exception("Plugin %s: its hook %s failed.", ", ".join(failed) or "?", hook.name)
-            return otherwise
+    def _answers(self, hook: pluggy.HookCaller, **arguments: Any) -> Iterator[Any]:
+        """Ask one plugin after the other, in pluggy's order; who fails answers with the error."""
+        for one in reversed(hook.get_hookimpls()):
+            try:
+                answer: Any = one.function(*(arguments[name] for name in one.argnames))
+            except Exception as error:
+                logger.exception("Plugin %s: its hook %s failed.", one.plugin_name, hook.name)
+                answer = error
+            yield answer

@@ -13,8 +13,8 @@ from opencode_mcp.model import Route
 from opencode_mcp.opencode.fields import text
 from opencode_mcp.text import clean_line
 
-MAX_BODY = 32 * 1024 * 1024
-"""Bytes of an answer that are read at most; sessions with large tool outputs reach some megabytes."""
+MAX_BODY = 8 * 1024 * 1024
+"""Bytes of an answer that are read, unless the caller expects more."""
 MAX_EVENT = 16 * 1024 * 1024
 """Bytes of one server-sent event."""
 

@@ -19,6 +19,10 @@ _PATIENT = 30.0
 """Seconds for what a person asks for: the first request of a project can take long on a small machine."""
 
 
+_MESSAGES_BYTES = 32 * 1024 * 1024
+"""Messages hold the outputs of tools, which reach some megabytes."""
+
+
 class V1:
     """The `OpenCode` protocol on the 1.x API."""
 
@@ -78,7 +82,9 @@ class V1:
     async def messages(self, session_id: str, limit: int) -> Sequence[Message]:
         """Return the newest messages, oldest first."""
         path = f"/session/{session_id}/message"
-        return decode.messages(await self._http.get(path, {"limit": limit}, seconds=_PATIENT))
+        return decode.messages(
+            await self._http.get(path, {"limit": limit}, seconds=_PATIENT, max_bytes=_MESSAGES_BYTES)
+        )
 
     async def is_busy(self, session: Session) -> bool:
         """Ask the status of the session's own directory."""

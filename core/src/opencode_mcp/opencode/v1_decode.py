@@ -20,7 +20,7 @@ from opencode_mcp.opencode.api import (
     ToolUse,
 )
 from opencode_mcp.opencode.fields import identifier, is_identifier, items, mapping, milliseconds, number, text
-from opencode_mcp.text import clean_line, clean_text
+from opencode_mcp.text import clean_line, clean_path, clean_text
 
 
 def session(info: Any) -> Session | None:
@@ -31,7 +31,7 @@ def session(info: Any) -> Session | None:
     return Session(
         id=session_id,
         title=clean_line(text(info, "title")),
-        directory=clean_line(text(info, "directory"), 4096),
+        directory=clean_path(text(info, "directory")),
         parent_id=identifier(info, "parentID") or None,
         updated=milliseconds(info, "time", "updated"),
     )
@@ -133,7 +133,7 @@ def _part(part: dict[str, Any]) -> Event:
         identifier(part, "sessionID"),
         identifier(part, "messageID"),
         identifier(part, "id"),
-        text(part, "type"),
+        clean_line(text(part, "type"), 40),
         clean_text(text(part, "text")),
         _tool(part) if part.get("type") == "tool" else None,
     )

@@ -1,0 +1,132 @@
+"""The tool `read`: the newest messages of a session, as text and as data, without sending anything."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from opencode_mcp.testing import Ask, FakeOpenCode, Gate, Reply, ToolCall
+from support.mcp_client import connected, in_both_eras, until
+
+pytestmark = [pytest.mark.anyio, in_both_eras]
+
+
+async def test_it_shows_who_said_what_and_which_tools_ran(mode: str) -> None:
+    fake = FakeOpenCode()
+    steps = [ToolCall(says="I look."), ToolCall(input={"command": "rm x"}, fails="no such file")]
+    fake.script(Reply(reasoning=["Hm."], tools=steps, text="It is gone."))
+    session = fake.create_session("Tidy up")
+    async with connected(fake, mode=mode) as connection:
+        await connection.call("send", instance="alpha", message="Remove x")
+        answer = await connection.call("read", instance="alpha")
+        assert (answer.data["session_id"], answer.data["session"]) == (session, "Tidy up")
+        assert (answer.data["activity"], answer.data["waiting_for"], answer.data["note"]) == ("idle", "", "")
+        messages = answer.data["messages"]
+        times = [message.pop("time") for message in messages]
+        assert all(datetime.fromisoformat(time).tzinfo for time in times)
+        assert messages == [
+            {"role": "user", "text": "Remove x", "tools": [], "error": ""},
+            {"role": "assistant", "text": "I look.", "tools": ["bash: echo hi → completed"], "error": ""},
+            {"role": "assistant", "text": "", "tools": ["bash: rm x → error"], "error": ""},
+            {"role": "assistant", "text": "It is gone.", "tools": [], "error": ""},
+        ]
+        assert answer.text == (
+            f'alpha, session "Tidy up" ({session}), idle\n\n'
+            f"user ({times[0]}):\nRemove x\n\n"
+            f"assistant ({times[1]}):\nI look.\n  [bash: echo hi → completed]\n\n"
+            f"assistant ({times[2]}):\n  [bash: rm x → error]\n\n"
+            f"assistant ({times[3]}):\nIt is gone."
+        )
+
+
+async def test_it_sends_nothing(mode: str) -> None:
+    fake = FakeOpenCode()
+    fake.create_session("Quiet")
+    async with connected(fake, mode=mode) as connection:
+        await connection.call("read", instance="alpha")
+        await connection.call("read", instance="alpha", session="quiet")
+        assert {request.method for request in fake.requests} == {"GET"}
+
+
+@pytest.mark.parametrize(("limit", "shown"), [(None, 10), (1, 1), (3, 3), (200, 12)])
+async def test_it_shows_the_newest_messages_up_to_the_limit(mode: str, limit: int | None, shown: int) -> None:
+    fake = FakeOpenCode()
+    session = fake.create_session("Long")
+    async with connected(fake, mode=mode) as connection:
+        for number in range(6):
+            fake.prompt(session, f"Message {number}")
+            await until(lambda: fake.messages[session][-1]["info"].get("finish") and not fake.busy)
+        arguments: dict[str, Any] = {} if limit is None else {"message_limit": limit}
+        answer = await connection.call("read", instance="alpha", **arguments)
+        texts = [message["text"] for message in answer.data["messages"]]
+        expected = [
+            text for number in range(6) for text in (f"Message {number}", f"You said: Message {number}")
+        ]
+        assert texts == expected[-shown:]
+
+
+async def test_a_session_is_chosen_as_for_send(mode: str) -> None:
+    fake = FakeOpenCode()
+    login = fake.create_session("Fix the login")
+    last = fake.create_session("Paint it red")
+    there = fake.create_session("There", directory="/srv/other")
+    async with connected(fake, mode=mode) as connection:
+        for wanted, session in {None: last, "login": login, login: login, there: there}.items():
+            arguments: dict[str, Any] = {} if wanted is None else {"session": wanted}
+            answer = await connection.call("read", instance="alpha", **arguments)
+            assert answer.data["session_id"] == session
+            assert answer.text.endswith("idle: no messages yet.")
+        refused = await connection.call("read", instance="alpha", session="logout")
+        assert refused.is_error
+        assert refused.text.startswith("alpha has no session like 'logout'. It has: ")
+
+
+@pytest.mark.parametrize("wanted", [None, "new"])
+async def test_without_a_session_there_is_nothing_to_read(mode: str, wanted: str | None) -> None:
+    fake = FakeOpenCode()
+    async with connected(fake, mode=mode) as connection:
+        arguments: dict[str, Any] = {} if wanted is None else {"session": wanted}
+        answer = await connection.call("read", instance="alpha", **arguments)
+        assert not answer.is_error
+        assert answer.text == answer.data["note"] == "alpha has no session yet: use `send`."
+        assert fake.sessions == {}
+
+
+async def test_it_shows_what_the_agent_waits_for(mode: str) -> None:
+    fake = FakeOpenCode()
+    fake.script(Reply(tools=[Ask()]))
+    async with (
+        connected(fake, mode=mode) as connection,
+        connection.meanwhile("send", instance="alpha", message="Paint it") as sending,
+    ):
+        await connection.until("alpha", waiting_for="question: Which colour?")
+        answer = await connection.call("read", instance="alpha")
+        assert answer.data["activity"] == "busy"
+        assert answer.data["waiting_for"] == "question: Which colour?"
+        assert "busy, waits for a person (question: Which colour?)" in answer.text
+        sending.cancel()
+
+
+async def test_an_answer_that_failed_shows_its_error(mode: str) -> None:
+    fake = FakeOpenCode()
+    fake.script(Reply(text="I begin.", error="rate limit reached"))
+    async with connected(fake, mode=mode) as connection:
+        await connection.call("send", instance="alpha", message="Go")
+        answer = await connection.call("read", instance="alpha")
+        assert answer.data["messages"][-1]["error"] == "APIError: rate limit reached"
+        assert answer.text.endswith("I begin.\n  [error: APIError: rate limit reached]")
+
+
+async def test_what_an_agent_is_still_writing_is_not_lost(mode: str) -> None:
+    fake, gate = FakeOpenCode(), Gate()
+    fake.script(Reply(chunks=["a", "b"], gate=gate))
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Write") as sending:
+            gate.release()
+            await until(lambda: sending.heard)
+            answer = await connection.call("read", instance="alpha")
+            assert answer.data["activity"] == "busy"
+            assert [message["role"] for message in answer.data["messages"]] == ["user", "assistant"]
+            gate.open()
+        answer = await connection.call("read", instance="alpha")
+        assert answer.data["messages"][-1]["text"] == "ab"
