@@ -20,5 +20,4 @@ def nothing_blocks_the_event_loop() -> Iterator[None]:
     ) as blockbuster:
         for function in blockbuster.functions.values():
             function.can_block_in("opencode_mcp/mcp/server.py", "create_server")
-            function.can_block_in("httpx2/_transports/default.py", "__init__")  # imports httpcore2, once
         yield

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 
+import anyio
 import pytest
 
 from opencode_mcp.mcp import tools
@@ -184,6 +185,17 @@ async def test_an_answer_cut_off_by_a_restart_is_an_error_and_no_answer(
         assert sending.answer.is_error
         assert sending.answer.data["state"] == "failed"
         assert "stopped in the middle of its answer" in sending.answer.text
+
+
+@pytest.mark.parametrize("tool", ["send", "read"])
+async def test_nobody_waits_for_another_instance_that_hangs(mode: str, tool: str) -> None:
+    fakes = FakeOpenCode(), FakeOpenCode()
+    fakes[1].fault = Fault.HANG
+    patience = {"pace": dataclasses.replace(QUICK, probe=30), "health_check_timeout_ms": 30_000}
+    async with connected(*fakes, mode=mode, online=False, **patience) as connection:
+        with anyio.fail_after(5):
+            more = {"message": "Hi"} if tool == "send" else {}
+            assert not (await connection.call(tool, instance="alpha", **more)).is_error
 
 
 async def test_an_agent_that_ends_while_it_is_asked_for_is_not_cut_short(

@@ -29,6 +29,8 @@ DESCRIBE = """
 
 """
 """The beginning of a plugin's module; the rest is indented alike."""
+HOOK = f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): "
+"""The same up to what its hook does."""
 
 
 @pytest.fixture
@@ -99,35 +101,35 @@ BROKEN = {
         "its hook opencode_mcp_transports describes no 'semaphore'",
     ),
     "describes another": (
-        f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): return [describe('flag')]",
+        f"{HOOK}return [describe('flag')]",
         "its hook opencode_mcp_transports describes no 'semaphore'",
     ),
     "hook raises": (
-        f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): raise KeyError('x')",
+        f"{HOOK}raise KeyError('x')",
         "KeyError: 'x'",
     ),
     "hook exits": (
-        f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): raise SystemExit",
+        f"{HOOK}raise SystemExit",
         "SystemExit. ",
     ),
     "returns nothing": (
-        f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): pass",
+        f"{HOOK}pass",
         "TypeError: 'NoneType' object is not iterable",
     ),
     "returns a number": (
-        f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): return 7",
+        f"{HOOK}return 7",
         "TypeError: 'int' object is not iterable",
     ),
     "returns garbage": (
-        f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): return ['semaphore', None]",
+        f"{HOOK}return ['semaphore', None]",
         "its hook returned something else than TransportPlugin",
     ),
     "has no settings": (
-        f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): return [describe('semaphore', settings=0)]",
+        f"{HOOK}return [describe('semaphore', settings=0)]",
         "its settings are no subclass of opencode_mcp.Settings",
     ),
     "has other settings": (
-        f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): return [describe('semaphore', settings=int)]",
+        f"{HOOK}return [describe('semaphore', settings=int)]",
         "its settings are no subclass of opencode_mcp.Settings",
     ),
 }
@@ -211,7 +213,7 @@ def test_a_misspelt_hook_is_refused(site: Site):
 
 def test_a_name_that_two_distributions_bring_is_refused_naming_both(site: Site):
     for distribution, module in {"dist-b": "first", "dist-a": "second"}.items():
-        source = f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transports(): return [describe('semaphore')]"
+        source = f"{HOOK}return [describe('semaphore')]"
         site.install(distribution, transports={"semaphore": module}, modules={module: source})
     told = refused("semaphore")
     assert "'semaphore', which dist-a and dist-b both bring. Uninstall all but one of them." in told

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from opencode_mcp import clean_line, clean_text
-from opencode_mcp.text import has_unsafe
+from opencode_mcp.text import clean_path, has_unsafe
 
 BELOW_0X3000 = [chr(code) for code in range(0x3000)]
 BEYOND = ["\ud800", "\udfff", "\ufeff", "\ufff9", "\ufffb", "\U000e0001", "\U000e0041", "\U000e007f"]
@@ -121,3 +121,13 @@ def test_a_line_has_200_characters_at_most_and_a_text_as_many_as_it_has():
 
 def test_invisible_padding_does_not_push_a_line_out():
     assert clean_line("\u200b" * 100 + "here", 40) == "here"
+
+
+@pytest.mark.parametrize("path", ["/srv/two  blanks", " /srv", "/srv/東京", "C:\\srv", "", "/" + "x" * 4095])
+def test_a_path_that_is_safe_stays_as_it_is(path: str):
+    assert clean_path(path) == path
+
+
+def test_a_path_that_is_unsafe_or_too_long_becomes_a_safe_line():
+    assert clean_path("/srv/\x1b[31mtwo  blanks\n") == "/srv/two blanks"
+    assert clean_path("/" + "x" * 4096) == "/" + "x" * 4094 + "…"

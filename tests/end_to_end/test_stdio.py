@@ -1,4 +1,4 @@
-"""The server as a process on stdio: it starts whatever it finds, says only JSON-RPC, and ends when it should."""
+"""The server as a process on stdio: it starts whatever it finds, says only JSON-RPC, ends when it should."""
 
 import base64
 import json
@@ -9,11 +9,11 @@ from typing import Any
 
 import anyio
 import pytest
+
+from opencode_mcp.testing import FakeOpenCode, Gate, Reply
 from support.command import Command
 from support.mcp_client import call, in_both_eras, until_shown
 from support.stdio_server import Wire, announce, client_of, fleet_process, registered, serving
-
-from opencode_mcp.testing import FakeOpenCode, Gate, Reply
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

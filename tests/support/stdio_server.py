@@ -4,16 +4,16 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
-from local_relay.relay_parts import register
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from local_relay.relay_parts import register
 from opencode_mcp.testing import FakeOpenCode
 from support.command import MODULE, Command
 
@@ -98,11 +98,12 @@ class Wire:
     async def read_stdout(self) -> None:
         assert self.process.stdout
         rest = b""
-        async for chunk in self.process.stdout:
-            self.out += chunk
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._take(line)
+        with suppress(anyio.ClosedResourceError):  # by a test that plays a vanished client
+            async for chunk in self.process.stdout:
+                self.out += chunk
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._take(line)
         self.junk += [rest] if rest else []
 
     async def read_stderr(self) -> None:
@@ -152,11 +153,13 @@ async def client_of(
         errors: The file for its stderr; None for a file nobody reads.
         **variables: Its environment.
     """
-    program, *arguments = MODULE
+    program, *rest = MODULE
+    arguments: list[str] = [*rest]
     parameters = StdioServerParameters(
         command=program, args=arguments, env=command.environment(**variables), cwd=command.home
     )
-    log = await anyio.to_thread.run_sync((errors or command.home / "server.log").open, "a")
+    path = errors or command.home / "server.log"
+    log = await anyio.to_thread.run_sync(lambda: path.open("a"))
     try:
         async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
             yield client

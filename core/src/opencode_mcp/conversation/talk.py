@@ -71,7 +71,7 @@ class Conversation:
         Raises:
             ConversationError: None or several fit, or it cannot be talked to now.
         """
-        await self.fleet.first_look(self.patience)
+        await self.fleet.discovered(self.patience)
         monitor = self.fleet.find(query)
         await monitor.look_now(self.patience)
         instance = monitor.instance

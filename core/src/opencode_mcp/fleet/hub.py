@@ -2,11 +2,14 @@
 
 import dataclasses
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pluggy
 from anyio.abc import TaskGroup
 
@@ -16,6 +19,7 @@ from opencode_mcp.fleet.names import Names, resolve
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.policies import Policies
 from opencode_mcp.model import Endpoint, Rejection
+from opencode_mcp.opencode import warm_up
 from opencode_mcp.settings import CoreSettings, Settings
 from opencode_mcp.text import clean_line
 from opencode_mcp.transport import Transport, TransportPlugin
@@ -23,6 +27,7 @@ from opencode_mcp.transport import Transport, TransportPlugin
 logger = logging.getLogger(__name__)
 
 _MAX_ENDPOINTS = 5_000
+_STARTED_AT_ONCE = 8
 _TRANSPORT_RETRIES = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 Key = tuple[str, str]
@@ -76,7 +81,9 @@ class Fleet:
         self._pace = pace or Pace(probe=settings.health_check_timeout_ms / 1000)
         self._names = Names()
         self._running: dict[Key, _Running] = {}
-        self._tasks: TaskGroup | None = None
+        self._waiting: deque[_Running] = deque()
+        self._someone_waits = anyio.Event()
+        self._discovered = False
         self._first_look_over = False
         self._refused: set[Key] = set()
 
@@ -84,14 +91,13 @@ class Fleet:
     async def running(self) -> AsyncGenerator["Fleet"]:
         """Keep the picture up to date for as long as the context is entered. Entering waits for nothing."""
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
+            tasks.start_soon(self._start_in_turn, tasks)
             for watched in self._watched:
                 tasks.start_soon(self._watch, watched)
             try:
                 yield self
             finally:
                 tasks.cancel_scope.cancel()
-                self._tasks = None
 
     @property
     def monitors(self) -> Sequence[Monitor]:
@@ -129,13 +135,21 @@ class Fleet:
             one.transport.invitation for one in self._watched if one.transport and one.transport.invitation
         ]
 
+    async def discovered(self, seconds: float) -> None:
+        """Wait until every transport has looked once, but at most `seconds`, and only the first time."""
+        if self._discovered:
+            return
+        with anyio.move_on_after(seconds):
+            for watched in self._watched:
+                await watched.looked.wait()
+        self._discovered = True
+
     async def first_look(self, seconds: float) -> None:
         """Wait until every endpoint was looked at once, but at most `seconds`, and only the first time."""
         if self._first_look_over:
             return
         with anyio.move_on_after(seconds):
-            for watched in self._watched:
-                await watched.looked.wait()
+            await self.discovered(seconds)
             for monitor in self.monitors:
                 await monitor.looked.wait()
         self._first_look_over = True
@@ -192,6 +206,7 @@ class Fleet:
 
     def _wanted(self) -> dict[Key, tuple[Endpoint, _Watched]]:
         """Collect the admitted endpoints, one for each server; who is followed already stays."""
+        self._refused &= {key for watched in self._watched for key in watched.endpoints}
         wanted: dict[Key, tuple[Endpoint, _Watched]] = {}
         by_url: dict[str, Key] = {}
         for watched in self._watched:
@@ -208,8 +223,6 @@ class Fleet:
         return wanted
 
     def _start(self, key: Key, endpoint: Endpoint, watched: _Watched) -> None:
-        if self._tasks is None:
-            return
         monitor = Monitor(
             name=self._names.assign(key, endpoint.name),
             endpoint=endpoint,
@@ -219,14 +232,25 @@ class Fleet:
             authenticate=self._policies.authenticate,
             changed=self._policies.tell,
         )
-        scope = anyio.CancelScope()
-        self._running[key] = _Running(monitor, scope)
+        self._running[key] = running = _Running(monitor, anyio.CancelScope())
         self._policies.tell(None, monitor.instance)
-        self._tasks.start_soon(self._run, monitor, scope)
+        self._waiting.append(running)
+        self._someone_waits.set()
 
-    async def _run(self, monitor: Monitor, scope: anyio.CancelScope) -> None:
-        with scope:
-            await monitor.run()
+    async def _start_in_turn(self, tasks: TaskGroup) -> None:
+        """Start monitors a few at a time, so that hundreds at once do not hold up who asks meanwhile."""
+        await anyio.to_thread.run_sync(warm_up)
+        while True:
+            await self._someone_waits.wait()
+            self._someone_waits = anyio.Event()
+            while self._waiting:
+                for _ in range(min(_STARTED_AT_ONCE, len(self._waiting))):
+                    tasks.start_soon(self._run, self._waiting.popleft())
+                await anyio.lowlevel.checkpoint()
+
+    async def _run(self, running: _Running) -> None:
+        with running.scope:
+            await running.monitor.run()
 
     def _stop(self, key: Key) -> None:
         running = self._running.pop(key)

@@ -2,6 +2,6 @@
 
 from opencode_mcp.opencode.api import OpenCode
 from opencode_mcp.opencode.detect import detect
-from opencode_mcp.opencode.http import Http
+from opencode_mcp.opencode.http import Http, warm_up
 
-__all__ = ["Http", "OpenCode", "detect"]
+__all__ = ["Http", "OpenCode", "detect", "warm_up"]

@@ -1,6 +1,8 @@
 """HTTP to one instance: bounded in time and size, no redirects, no environment proxies, typed errors."""
 
+import functools
 import json
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
@@ -25,6 +27,17 @@ _UNAUTHORIZED = 401
 _REALM = 'Basic realm="Secure Area"'  # what OpenCode 1.x and 2.x answer alike
 
 
+@functools.cache
+def _no_tls() -> ssl.SSLContext:
+    """The context for plain HTTP, which never uses it: httpx2 would make one for each client."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def warm_up() -> None:
+    """Import what httpx2 imports with its first client, some 60 ms; it blocks, so call it from a thread."""
+    httpx2.AsyncHTTPTransport(verify=_no_tls())
+
+
 class Http:
     """An HTTP client for one route, with a pool of its own.
 
@@ -45,8 +58,7 @@ class Http:
             base_url=route.base_url,
             headers={**route.headers, "accept-encoding": "identity"},
             transport=route.transport,
-            # No TLS context for plain HTTP: one costs a megabyte, and nothing here can lead to https.
-            verify=route.base_url.lower().startswith("https:"),
+            verify=True if route.base_url.lower().startswith("https:") else _no_tls(),
             trust_env=False,
             follow_redirects=False,
             timeout=None,  # every request has one bound over all its steps instead
