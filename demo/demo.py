@@ -12,13 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx2
-from anyio.abc import Process
+from anyio.abc import Process, TaskStatus
 from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
@@ -34,6 +34,12 @@ ANSWER = (
 )
 
 
+ANSWER_SECONDS = 5.0
+"""How long OpenCode may take for one answer, once it runs."""
+ODD = (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, AttributeError, TypeError)
+"""What asking it may raise: it does not answer, or otherwise than an OpenCode does."""
+
+
 class DemoError(Exception):
     """The demo cannot go on."""
 
@@ -42,7 +48,7 @@ async def main() -> None:
     """Run the demo."""
     with tempfile.TemporaryDirectory(prefix="opencode-mcp-demo-") as folder:
         registry, project = Path(folder, "registry"), Path(folder, "hello-world")
-        project.mkdir()
+        await anyio.Path(project).mkdir()
         os.environ["RELAY_REGISTRY_DIR"] = str(registry)  # for the announcer here and the server below
         async with open_code(project) as url, announced(url, project):
             say(f"2. It is announced over local-relay: a file in {registry}")
@@ -62,7 +68,8 @@ async def converse(client: Client) -> None:
     with anyio.fail_after(30):
         while True:
             listing = await client.call_tool("instances", {})
-            rows = (listing.structured_content or {}).get("instances", [])
+            content: dict[str, Any] = listing.structured_content or {}
+            rows = content.get("instances", [])
             if rows and rows[0]["status"] == "online":
                 break
             await anyio.sleep(0.1)
@@ -95,7 +102,11 @@ async def announced(url: str, project: Path) -> AsyncGenerator[None]:
     async with plugin.open(read_settings(plugin.settings)) as transport, anyio.create_task_group() as tasks:
         if not isinstance(transport, Announcer):
             raise DemoError("The local-relay transport cannot announce.")
-        await tasks.start(lambda *, task_status: transport.announce(endpoint, task_status=task_status))
+
+        async def announce(*, task_status: TaskStatus[None]) -> None:
+            await transport.announce(endpoint, task_status=task_status)
+
+        await tasks.start(announce)
         yield
         tasks.cancel_scope.cancel()
 
@@ -125,46 +136,63 @@ async def real_open_code(executable: str, project: Path) -> AsyncGenerator[tuple
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "OPENCODE_DISABLE_AUTOUPDATE": "1"}
+    scratch = project.parent / "tmp"  # OpenCode leaves files in its temporary directory
+    await anyio.Path(scratch).mkdir()
+    environment = {**os.environ, "OPENCODE_DISABLE_AUTOUPDATE": "1", "TMPDIR": str(scratch)}
     environment.pop("OPENCODE_SERVER_PASSWORD", None)
-    process = await anyio.open_process(
-        [executable, "serve", "--hostname", "127.0.0.1", "--port", str(port)],
-        cwd=project,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    try:
+        process = await anyio.open_process(
+            [executable, "serve", "--hostname", "127.0.0.1", "--port", str(port)],
+            cwd=project,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        yield "", f"the `opencode` on PATH cannot be started ({error.strerror})"
+        return
     url = f"http://127.0.0.1:{port}"
     try:
         why = await why_useless(process, url)
         yield ("", why) if why else (url, "")
     finally:
         with anyio.CancelScope(shield=True):
+            await delete_sessions(url)
             await end(process)
 
 
 async def why_useless(process: Process, url: str) -> str:
     """Wait for OpenCode to answer, and say why it cannot take part; an empty string if it can."""
-    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=5) as client:
+    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=ANSWER_SECONDS) as client:
         with anyio.move_on_after(20):
             while process.returncode is None:
-                try:
+                with suppress(*ODD):
                     if not (await client.get("/global/health")).json()["version"].startswith("1."):
                         return "the `opencode` on PATH is not a 1.x version"
                     break
-                except (httpx2.HTTPError, ValueError, KeyError):
-                    await anyio.sleep(0.1)
+                await anyio.sleep(0.1)
             else:
                 return "the `opencode` on PATH ended at once"
-            config: dict[str, Any] = (await client.get("/config")).json()
-            providers: dict[str, Any] = (await client.get("/provider")).json()
-            # The provider `opencode` is connected on every fresh installation, without anybody's choice.
-            if config.get("model") or set(providers.get("connected", [])) - {"opencode"}:
-                return ""
+            try:
+                config: dict[str, Any] = (await client.get("/config")).raise_for_status().json()
+                providers: dict[str, Any] = (await client.get("/provider")).raise_for_status().json()
+                # The provider `opencode` is connected on every fresh installation, without anybody's choice.
+                if config.get("model") or set(providers.get("connected", [])) - {"opencode"}:
+                    return ""
+            except ODD as error:
+                return f"the `opencode` on PATH does not tell its configuration ({type(error).__name__})"
             return "the `opencode` on PATH has no model configured"
         return "the `opencode` on PATH did not answer within 20 s"
+
+
+async def delete_sessions(url: str) -> None:
+    """Take the demo's conversation out of OpenCode's history, since its project is gone in a moment."""
+    with anyio.move_on_after(10), suppress(*ODD):
+        async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=ANSWER_SECONDS) as client:
+            for session in (await client.get("/session")).json():
+                await client.delete(f"/session/{session['id']}")
 
 
 async def end(process: Process) -> None:

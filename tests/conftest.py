@@ -1,4 +1,4 @@
-"""What all tests share: asyncio is the backend, since uvicorn and `mcp` run on it, and nothing may block it."""
+"""What all tests share: asyncio is the backend, since uvicorn and `mcp` run on it; nothing may block it."""
 
 from collections.abc import Iterator
 

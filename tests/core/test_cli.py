@@ -235,9 +235,7 @@ async def test_an_unknown_or_ambiguous_name_is_refused_with_the_candidates(comma
         unknown = await command.meanwhile("send", "tablet", "hello")
         ambiguous = await command.meanwhile("read", "laptop")
     assert (unknown.code, unknown.out, ambiguous.code, ambiguous.out) == (2, "", 2, "")
-    assert unknown.err == (
-        "opencode-mcp: There is no instance 'tablet'. Connected: laptop-shop, laptop-web.\n"
-    )
+    assert unknown.err == ("opencode-mcp: There is no instance 'tablet'. Known: laptop-shop, laptop-web.\n")
     assert ambiguous.err == (
         "opencode-mcp: 'laptop' fits several instances: laptop-shop, laptop-web. Say which one.\n"
     )

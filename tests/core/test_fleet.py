@@ -1,11 +1,18 @@
 """The live picture, on servers that work, die, come back and move."""
 
+import contextlib
+import errno
+
+import anyio
+import httpx2
 import pytest
 
-from opencode_mcp import Instance, Status, TransportError, hookimpl
+from opencode_mcp import Instance, Route, Status, TransportError, hookimpl
+from opencode_mcp.errors import RequestError
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.model import Activity
 from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
+from opencode_mcp.text import has_unsafe
 from support.fleets import FAST, Listed, endpoint, only, running_fleet, status, until
 
 pytestmark = pytest.mark.anyio
@@ -307,7 +314,7 @@ async def test_a_transport_that_fails_from_the_start_does_not_delay_the_first_lo
         good.publish(endpoint(fake))
         await fleet.first_look(3)
         await until(lambda: status(fleet) == "online")
-        assert "what now" in fleet.problems[0].reason
+        assert "RuntimeError" in fleet.problems[0].reason
 
 
 async def test_a_transport_that_publishes_far_too_much_is_cut_off_and_reported(
@@ -318,8 +325,7 @@ async def test_a_transport_that_publishes_far_too_much_is_cut_off_and_reported(
     many = [endpoint(f"http://127.0.0.1:{1 + number}", f"n{number}") for number in range(5)]
     async with running_fleet(listed) as fleet:
         listed.publish(*many)
-        await until(lambda: fleet.problems)
-        assert "5 endpoints" in fleet.problems[0].reason
+        await until(lambda: fleet.problems and "5 endpoints" in fleet.problems[0].reason)
         assert [one.name for one in fleet.monitors] == ["n0", "n1", "n2"]
 
 
@@ -342,10 +348,6 @@ async def test_forget_is_called_only_after_failing_for_the_whole_time():
 
 
 async def test_a_connect_that_raises_or_hangs_is_a_failure_of_that_instance_only():
-    import contextlib
-
-    import anyio
-
     fake = FakeOpenCode()
 
     class Odd(Listed):
@@ -422,3 +424,144 @@ async def test_a_turn_in_a_project_elsewhere_on_the_same_server_makes_it_busy():
         await until(lambda: fake.streams == 1 and only(fleet).instance.activity is Activity.BUSY)
         gate.open()
         await until(lambda: only(fleet).instance.activity is Activity.IDLE)
+
+
+async def test_a_password_that_an_unvouched_server_wants_is_explained():
+    fake, listed = FakeOpenCode(password="s3cret"), Listed()
+    async with fake.serve(), running_fleet(listed, server_password="s3cret") as fleet:
+        listed.publish(endpoint(fake, vouched=False))
+        await until(lambda: status(fleet) == "needs credentials")
+        assert "does not vouch" in only(fleet).instance.detail
+
+
+async def test_a_route_with_tasks_of_its_own_hides_no_reason():
+    """Such a route, a tunnel for example, wraps what goes wrong inside it into an exception group."""
+    fake = FakeOpenCode(password="s3cret")
+
+    class Tunnel(Listed):
+        def connect(self, endpoint):
+            @contextlib.asynccontextmanager
+            async def tunnel():
+                async with anyio.create_task_group() as tasks, super(Tunnel, self).connect(endpoint) as route:
+                    tasks.start_soon(anyio.sleep_forever)
+                    yield route
+                    tasks.cancel_scope.cancel()
+
+            return tunnel()
+
+    listed = Tunnel()
+    listed.forget_after_seconds = 0.01
+    async with fake.serve(), running_fleet(listed) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: status(fleet) == "needs credentials")
+        assert only(fleet).instance.detail == "It wants a password: set OPENCODE_SERVER_PASSWORD."
+        assert not listed.forgotten
+
+
+async def test_a_transport_error_inside_a_group_is_told_in_its_own_words():
+    class Grouped(Listed):
+        async def watch(self, publish):
+            async with anyio.create_task_group():
+                raise TransportError("The cable is out.")
+
+    async with running_fleet(Grouped()) as fleet:
+        await until(lambda: [one.reason for one in fleet.problems] == ["The cable is out."])
+
+
+async def test_what_a_transport_says_is_made_safe_and_a_failure_to_say_it_hides_nobody():
+    fake, good, bad, evil = FakeOpenCode(), Listed("good"), Listed("bad"), Listed("evil")
+
+    def raises():
+        raise KeyError("rejected")
+
+    bad.rejected = raises
+    evil.invitation = "\x1b[31mred\u202e" + "x" * 5000
+    evil.fail(TransportError("\x1b[31mred\u202e" + "x" * 5000))
+    async with fake.serve(), running_fleet(good, bad, evil) as fleet:
+        good.publish(endpoint(fake))
+        await until(lambda: status(fleet) == "online" and len(fleet.problems) == 2)
+        reasons = {one.source: one.reason for one in fleet.problems}
+        assert reasons["transport bad"] == "It cannot say what it left out: KeyError."
+        assert reasons["transport evil"].startswith("red xx")
+        assert len(reasons["transport evil"]) <= 500
+        assert not any(has_unsafe(text) for text in [*reasons.values(), *fleet.invitations])
+
+
+async def test_a_broken_project_elsewhere_on_a_server_does_not_hide_its_own():
+    fake, listed = FakeOpenCode(), Listed()
+    async with fake.serve(), running_fleet(listed) as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: fleet.monitors and only(fleet).stocked)
+        fake.create_session("other", directory="/gone")
+        await until(lambda: only(fleet).directories)
+
+        api = only(fleet).api
+        ask = api._http.get
+
+        async def get(path, params=None, **options):
+            if (params or {}).get("directory") == "/gone":
+                raise RequestError("ENOENT", 500)
+            return await ask(path, params, **options)
+
+        api._http.get = get
+        assert (await api.snapshot(["/gone"])).directory == "/srv/project"
+
+
+@pytest.mark.parametrize(
+    ("status_code", "headers", "wanted"),
+    [
+        (401, {"www-authenticate": 'Basic realm="Proxy"'}, "needs credentials"),
+        (403, {}, "needs credentials"),
+        (404, {}, "offline"),
+        (503, {}, "offline"),
+    ],
+)
+async def test_a_server_that_answers_is_not_forgotten_whatever_it_answers(status_code, headers, wanted):
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(status_code, headers=headers)
+
+    class Proxied(Listed):
+        def connect(self, endpoint):
+            @contextlib.asynccontextmanager
+            async def route():
+                yield Route(base_url=endpoint.url, transport=httpx2.MockTransport(answer))
+
+            return route()
+
+    listed = Proxied()
+    listed.forget_after_seconds = 0.01
+    async with running_fleet(listed, server_password="s3cret") as fleet:
+        listed.publish(endpoint("http://127.0.0.1:1"))
+        await until(lambda: status(fleet) == wanted)
+        attempts = only(fleet)._health._attempts
+        await until(lambda: only(fleet)._health._attempts > attempts + 3)
+        assert not listed.forgotten
+
+
+async def test_our_own_shortage_is_not_held_against_the_instances():
+    def no_descriptors(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("failed") from OSError(errno.EMFILE, "Too many open files")
+
+    class Short(Listed):
+        def connect(self, endpoint):
+            @contextlib.asynccontextmanager
+            async def route():
+                yield Route(base_url=endpoint.url, transport=httpx2.MockTransport(no_descriptors))
+
+            return route()
+
+    listed = Short()
+    listed.forget_after_seconds = 0.01
+    async with running_fleet(listed) as fleet:
+        listed.publish(endpoint("http://127.0.0.1:1"))
+        await until(lambda: status(fleet) == "offline")
+        assert "ulimit -n" in only(fleet).instance.detail
+        assert not listed.forgotten
+
+
+async def test_a_transport_with_an_attribute_of_the_wrong_type_stops_nobody():
+    fake, listed = FakeOpenCode(), Listed()
+    listed.forget_after_seconds = "600"  # pyright: ignore[reportAttributeAccessIssue] - the point of the test
+    async with fake.serve(), running_fleet(listed) as fleet:
+        listed.publish(endpoint("http://127.0.0.1:1", "bad"), endpoint(fake, "good"))
+        await until(lambda: status(fleet, "good") == "online" and status(fleet, "bad") == "offline")

@@ -84,7 +84,7 @@ async def test_an_escape_sequence_that_comes_in_two_pieces_does_no_harm(mode: st
 
 
 async def test_signs_of_life_are_one_safe_line(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opencode_mcp.conversation.talk.SIGN_OF_LIFE_SECONDS", 0.05)
+    monkeypatch.setattr("opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS", 0.05)
     fake, gate = FakeOpenCode(), Gate()
     command = {"command": f"make {EVIL}\nfake"}
     fake.script(Reply(tools=[ToolCall(tool=f"ba{EVIL}sh", input=command)], text="Done.", gate=gate))

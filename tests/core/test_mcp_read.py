@@ -48,21 +48,20 @@ async def test_it_sends_nothing(mode: str) -> None:
         assert {request.method for request in fake.requests} == {"GET"}
 
 
-@pytest.mark.parametrize(("limit", "shown"), [(None, 10), (1, 1), (3, 3), (200, 12)])
-async def test_it_shows_the_newest_messages_up_to_the_limit(mode: str, limit: int | None, shown: int) -> None:
+async def test_it_shows_the_newest_messages_up_to_the_limit(mode: str) -> None:
     fake = FakeOpenCode()
     session = fake.create_session("Long")
     async with connected(fake, mode=mode) as connection:
-        for number in range(6):
-            fake.prompt(session, f"Message {number}")
+        said = [f"Message {number}" for number in range(6)]
+        for message in said:
+            fake.prompt(session, message)
             await until(lambda: fake.messages[session][-1]["info"].get("finish") and not fake.busy)
-        arguments: dict[str, Any] = {} if limit is None else {"message_limit": limit}
-        answer = await connection.call("read", instance="alpha", **arguments)
-        texts = [message["text"] for message in answer.data["messages"]]
-        expected = [
-            text for number in range(6) for text in (f"Message {number}", f"You said: Message {number}")
-        ]
-        assert texts == expected[-shown:]
+        expected = [text for message in said for text in (message, f"You said: {message}")]
+        for limit, shown in {None: 10, 1: 1, 3: 3, 200: 12}.items():
+            arguments: dict[str, Any] = {} if limit is None else {"message_limit": limit}
+            answer = await connection.call("read", instance="alpha", **arguments)
+            texts = [message["text"] for message in answer.data["messages"]]
+            assert texts == expected[-shown:]
 
 
 async def test_a_session_is_chosen_as_for_send(mode: str) -> None:

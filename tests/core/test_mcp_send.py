@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from opencode_mcp.testing import Ask, FakeOpenCode, Fault, Gate, Reply, ToolCall
-from support.mcp_client import QUICK, connected, in_both_eras, until
+from support.mcp_client import QUICK, connected, hold_back_turns, in_both_eras, until
 
 pytestmark = [pytest.mark.anyio, in_both_eras]
 
@@ -73,16 +73,14 @@ async def test_by_default_the_session_used_last_goes_on(mode: str) -> None:
         assert answer.data["session_id"] == older != newer
 
 
-@pytest.mark.parametrize("wanted", ["the id", "Fix the login", "fix the LOGIN", "log", "  login "])
-async def test_a_session_is_meant_by_id_title_or_part_of_it(mode: str, wanted: str) -> None:
+async def test_a_session_is_meant_by_id_title_or_part_of_it(mode: str) -> None:
     fake = FakeOpenCode()
     session = fake.create_session("Fix the login")
     fake.create_session("Paint it red")
     async with connected(fake, mode=mode) as connection:
-        given = session if wanted == "the id" else wanted
-        answer = await connection.call("send", instance="alpha", message="Go", session=given)
-        assert answer.data["session_id"] == session
-        assert answer.data["session"] == "Fix the login"
+        for wanted in (session, "Fix the login", "fix the LOGIN", "log", "  login "):
+            answer = await connection.call("send", instance="alpha", message="Go", session=wanted)
+            assert (answer.data["session_id"], answer.data["session"]) == (session, "Fix the login")
 
 
 async def test_a_title_that_fits_exactly_wins_over_those_that_hold_it(mode: str) -> None:
@@ -128,17 +126,16 @@ async def test_an_ambiguous_session_is_refused_with_the_candidates(mode: str) ->
         assert prompts(fake) == []
 
 
-@pytest.mark.parametrize("wanted", ["login", "ses_0000", "../../global/health", "ses_../../abort"])
-async def test_an_unknown_session_is_refused_and_nothing_is_sent(mode: str, wanted: str) -> None:
+async def test_an_unknown_session_is_refused_and_nothing_is_sent(mode: str) -> None:
     fake = FakeOpenCode()
     fake.create_session("Paint it red")
     async with connected(fake, mode=mode) as connection:
-        answer = await connection.call("send", instance="alpha", message="Go", session=wanted)
-        assert answer.is_error
-        assert "alpha has no session" in answer.text
-        assert wanted in answer.text
-        if not wanted.startswith("ses_0"):
-            assert "'Paint it red'" in answer.text
+        for wanted in ("login", "ses_0000", "../../global/health", "ses_../../abort"):
+            answer = await connection.call("send", instance="alpha", message="Go", session=wanted)
+            assert answer.is_error
+            assert answer.text.startswith("alpha has no session ")
+            assert wanted in answer.text
+            assert ("'Paint it red'" in answer.text) == (wanted != "ses_0000")
         assert len(fake.sessions) == 1
         assert prompts(fake) == []
         assert not [request for request in fake.requests if ".." in request.path]
@@ -149,8 +146,8 @@ async def test_names_are_found_by_part_and_unclear_ones_refused_with_the_candida
     async with connected(*fakes, mode=mode, names=("laptop-shop", "laptop-blog", "Tower")) as connection:
         for query, text in {
             "laptop": "'laptop' fits several instances: laptop-blog, laptop-shop. Say which one.",
-            "phone": "There is no instance 'phone'. Connected: Tower, laptop-blog, laptop-shop.",
-            "": "There is no instance ''. Connected: Tower, laptop-blog, laptop-shop.",
+            "phone": "There is no instance 'phone'. Known: Tower, laptop-blog, laptop-shop.",
+            "": "There is no instance ''. Known: Tower, laptop-blog, laptop-shop.",
         }.items():
             for tool in ("send", "read"):
                 arguments: dict[str, Any] = {"message": "hi"} if tool == "send" else {}
@@ -235,7 +232,7 @@ async def test_a_busy_session_is_noticed_in_a_directory_with_an_odd_name(mode: s
 async def test_of_two_at_once_to_one_session_the_second_is_told_busy(
     mode: str, streaming: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("opencode_mcp.conversation.talk._CHECK_WITHOUT_STREAM_SECONDS", 0.05)
+    monkeypatch.setattr("opencode_mcp.conversation.waiting.CHECK_WITHOUT_STREAM_SECONDS", 0.05)
     fake, gate = FakeOpenCode(), Gate()
     fake.create_session("One at a time")
     fake.script(Reply(text="Done.", gate=gate))
@@ -252,18 +249,6 @@ async def test_of_two_at_once_to_one_session_the_second_is_told_busy(
         assert refused.answer.data["state"] == "busy"
         assert sent.answer.text == "Done."
         assert len(prompts(fake)) == 1
-
-
-def hold_back_turns(fake: FakeOpenCode, monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
-    """Let prompts be taken and nothing happen until the event is set, as OpenCode does for up to a second."""
-    start, begin = fake._routes._start, anyio.Event()
-
-    async def start_later(session_id: str, body: dict[str, Any]) -> None:
-        await begin.wait()
-        start(session_id, body)
-
-    monkeypatch.setattr(fake._routes, "_start_later", start_later)
-    return begin
 
 
 async def test_a_message_that_the_agent_has_not_begun_with_yet_makes_its_session_busy(
@@ -343,11 +328,19 @@ async def test_with_nothing_at_work_there_is_nothing_to_abort(mode: str) -> None
             if title:
                 fake.create_session(title)
                 await connection.until("alpha", session=title)
-            answer = await connection.call("send", instance="alpha", message="ignored", abort=True)
+            answer = await connection.call("send", instance="alpha", abort=True)
             assert not answer.is_error
             assert answer.data["state"] == "nothing to abort"
             assert answer.text == "[No agent is at work on alpha: nothing to abort.]"
         assert aborts(fake) == prompts(fake) == []
+
+
+async def test_a_message_beside_abort_is_not_sent_and_that_is_told(mode: str) -> None:
+    fake = FakeOpenCode()
+    async with connected(fake, mode=mode) as connection:
+        answer = await connection.call("send", instance="alpha", message="And this?", abort=True)
+        assert "Your message was not sent" in answer.text
+        assert prompts(fake) == []
 
 
 async def test_who_waits_for_an_aborted_agent_is_told(mode: str) -> None:

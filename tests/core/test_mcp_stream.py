@@ -6,14 +6,14 @@ import anyio
 import httpx2
 import pytest
 
-from opencode_mcp.conversation import talk
+from opencode_mcp.conversation import listening, waiting
 from opencode_mcp.testing import FakeOpenCode, Gate, Reply, SubAgent, ToolCall
 from support.mcp_client import connected, in_both_eras, until
 
 pytestmark = [pytest.mark.anyio, in_both_eras]
 
-JOINED = "opencode_mcp.conversation.talk.JOINED_SECONDS"
-SIGN = "opencode_mcp.conversation.talk.SIGN_OF_LIFE_SECONDS"
+JOINED = "opencode_mcp.conversation.waiting.JOINED_SECONDS"
+SIGN = "opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS"
 
 
 async def test_every_one_of_400_deltas_arrives_in_order(mode: str) -> None:
@@ -44,7 +44,7 @@ async def test_the_first_pieces_arrive_while_the_agent_goes_on(
 
 
 async def test_pieces_close_together_are_joined(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert talk.JOINED_SECONDS == 0.05
+    assert waiting.JOINED_SECONDS == 0.05
     monkeypatch.setattr(JOINED, 60)
     fake, gate = FakeOpenCode(), Gate()
     pieces = [f"{number} " for number in range(50)]
@@ -160,7 +160,7 @@ async def reply_to_permission(fake: FakeOpenCode) -> None:
 
 
 async def test_a_silent_agent_gives_signs_of_life(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert talk.SIGN_OF_LIFE_SECONDS <= 10
+    assert listening.SIGN_OF_LIFE_SECONDS <= 10
     monkeypatch.setattr(SIGN, 0.05)
     fake, gate = FakeOpenCode(), Gate()
     fake.script(Reply(text="Finally.", gate=gate))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from typing import Any
 
 import anyio
 import pytest
@@ -10,13 +11,13 @@ from opencode_mcp.mcp import tools
 from opencode_mcp.model import Session
 from opencode_mcp.opencode.v1 import V1
 from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
-from support.mcp_client import QUICK, connected, in_both_eras, until
+from support.mcp_client import QUICK, connected, hold_back_turns, in_both_eras, until
 
 pytestmark = [pytest.mark.anyio, in_both_eras]
 
 WITHOUT_PROGRESS = "opencode_mcp.mcp.tools.WITHOUT_PROGRESS_SECONDS"
-SIGN = "opencode_mcp.conversation.talk.SIGN_OF_LIFE_SECONDS"
-CHECK = "opencode_mcp.conversation.talk._CHECK_SECONDS"
+SIGN = "opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS"
+CHECK = "opencode_mcp.conversation.waiting.CHECK_SECONDS"
 
 
 async def test_when_the_waiting_ends_there_is_what_was_said_and_read_shows_the_rest(mode: str) -> None:
@@ -24,7 +25,7 @@ async def test_when_the_waiting_ends_there_is_what_was_said_and_read_shows_the_r
     fake.script(Reply(chunks=["The first half, ", "the second half."], gate=gate))
     gate.release()
     async with connected(fake, mode=mode) as connection:
-        answer = await connection.call("send", instance="alpha", message="Tell me", wait=0.8)
+        answer = await connection.call("send", instance="alpha", message="Tell me", wait=0.6)
         assert not answer.is_error
         assert answer.data["state"] == "running"
         assert answer.data["text"] == "The first half, "
@@ -143,7 +144,7 @@ async def test_a_stream_that_cannot_be_had_costs_no_final_text(
 
 
 async def test_a_server_without_a_usable_stream_is_polled(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opencode_mcp.conversation.talk._CHECK_WITHOUT_STREAM_SECONDS", 0.05)
+    monkeypatch.setattr("opencode_mcp.conversation.waiting.CHECK_WITHOUT_STREAM_SECONDS", 0.05)
     fake = FakeOpenCode()
     fake.fault = Fault.STREAM_SILENT
     async with connected(fake, mode=mode, pace=dataclasses.replace(QUICK, probe=0.4)) as connection:
@@ -191,10 +192,13 @@ async def test_an_answer_cut_off_by_a_restart_is_an_error_and_no_answer(
 async def test_nobody_waits_for_another_instance_that_hangs(mode: str, tool: str) -> None:
     fakes = FakeOpenCode(), FakeOpenCode()
     fakes[1].fault = Fault.HANG
-    patience = {"pace": dataclasses.replace(QUICK, probe=30), "health_check_timeout_ms": 30_000}
+    patience: dict[str, Any] = {
+        "pace": dataclasses.replace(QUICK, probe=30),
+        "health_check_timeout_ms": 30_000,
+    }
     async with connected(*fakes, mode=mode, online=False, **patience) as connection:
         with anyio.fail_after(5):
-            more = {"message": "Hi"} if tool == "send" else {}
+            more: dict[str, Any] = {"message": "Hi"} if tool == "send" else {}
             assert not (await connection.call(tool, instance="alpha", **more)).is_error
 
 
@@ -222,14 +226,11 @@ async def test_an_agent_that_does_nothing_with_the_message_is_reported(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CHECK, 0.05)
-    monkeypatch.setattr("opencode_mcp.conversation.talk._NOTHING_HAPPENS_SECONDS", 0.1)
+    monkeypatch.setattr("opencode_mcp.conversation.waiting.NOTHING_HAPPENS_SECONDS", 0.1)
     fake = FakeOpenCode()
-    session = fake.create_session("Deaf")
-    fake.script(Reply(never_finishes=True))
+    begin = hold_back_turns(fake, monkeypatch)
     async with connected(fake, mode=mode) as connection:
-        async with connection.meanwhile("send", instance="alpha", message="Hello?") as sending:
-            await until(lambda: fake.busy)
-            del fake.messages[session][1:]
-            fake.set_busy(session, busy=False)
-        assert sending.answer.is_error
-        assert "its agent did nothing with it" in sending.answer.text
+        answer = await connection.call("send", instance="alpha", message="Hello?")
+        begin.set()
+        assert answer.is_error
+        assert "its agent did nothing with it" in answer.text

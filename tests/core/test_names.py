@@ -87,14 +87,12 @@ def test_whoever_is_there_keeps_the_name_however_many_come_and_go(monkeypatch: p
 def test_only_so_many_of_those_who_left_are_remembered(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(room, "_REMEMBERED", 3)
     names = Names()
-    for key in "abcd":
+    for key in ("first", "forgotten", "a", "b", "remembered"):
         names.assign(key, "web")
-    for key in "abcd":
+    for key in ("forgotten", "a", "b", "remembered", "first"):
         names.release(key)
-    assert [names.assign(key, "web") for key in "dcb"] == ["web-4", "web-3", "web-2"]
-    for key in "bcd":
-        names.release(key)
-    assert names.assign("a", "web") == "web"
+    assert names.assign("remembered", "web") == "web-5"
+    assert names.assign("forgotten", "web") == "web"
 
 
 def test_thousands_have_names_of_their_own():
@@ -143,7 +141,7 @@ def test_an_ambiguous_part_is_refused_with_those_it_fits():
 
 @pytest.mark.parametrize("query", ["tablet", "", "  "])
 def test_an_unknown_name_is_refused_with_those_there_are(query: str):
-    wanted = f"There is no instance {query.strip()!r}. Connected: {listed(FLEET)}."
+    wanted = f"There is no instance {query.strip()!r}. Known: {listed(FLEET)}."
     assert refused(query, FLEET) == wanted
 
 

@@ -325,6 +325,13 @@ def test_messages_hold_their_text_and_tools_and_how_they_ended():
     assert (failed.error, failed.completed, failed.finish) == ("APIError: no credit", True, "")
 
 
+def test_a_message_with_an_error_is_finished_even_without_a_time():
+    (message,) = decode.messages([{"info": {**FAILED, "time": {"created": 1}}, "parts": []}])
+    assert (message.completed, message.error) == (True, "APIError: no credit")
+    (message,) = decode.messages([{"info": {**ASSISTANT, "time": {"created": 1}}, "parts": []}])
+    assert message.completed is False
+
+
 def test_only_what_was_said_is_text():
     parts = [
         {"type": "reasoning", "text": "hm"},

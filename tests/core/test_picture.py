@@ -221,6 +221,14 @@ def test_a_request_ends_with_the_turn_of_its_session():
     assert one.waiting_for() == ""
 
 
+def test_a_request_stays_when_another_session_comes_to_rest():
+    one = picture(
+        session("root"), session("other"), busy=("root", "other"), requests=(request("rm", "root"),)
+    )
+    one.apply(idle("other"))
+    assert one.waiting_for() == "permission: bash: rm"
+
+
 def test_a_request_that_idle_overtook_does_not_come_back_with_the_next_turn():
     one = picture(session("root"))
     one.apply(RequestOpened(request("rm", "root")))
@@ -263,6 +271,12 @@ def test_a_sub_agents_tool_is_its_roots():
     assert one.doing("root") == "grep"
 
 
+def test_a_tool_of_a_session_at_rest_is_not_what_it_does():
+    one = picture(session("root"))
+    one.apply(uses("root", "bash"))  # a late word on a turn that is over
+    assert one.doing("root") == ""
+
+
 def test_a_tool_of_a_turn_that_ended_unseen_is_not_what_the_next_one_does():
     one = picture(session("root"), busy=("root",))
     one.apply(uses("root", "bash"))
@@ -283,9 +297,11 @@ def test_a_new_snapshot_leaves_what_it_does_not_cover():
     one = picture(session("root"))
     one.apply(updated("child", parent="root"))
     one.apply(updated("elsewhere", directory="/srv/other"))
+    one.apply(updated("nowhere", directory=""))
     one.start(snapshot(session("root"), busy=("child",)))
     assert one.is_busy("root")
     assert one.title("elsewhere") == "The elsewhere"
+    assert one.title("nowhere") == ""
     assert one.directories == {"/srv/other"}
 
 
@@ -326,11 +342,12 @@ def test_a_server_that_talks_without_end_fills_no_memory(source: str, monkeypatc
                 requests=tuple(request(f"r{number}-{name}", name) for name in names for number in range(9)),
             )
         )
-    for number, name in zip(many, names, strict=True):
-        one.apply(updated(name))
-        one.apply(busy(name))
-        one.apply(RequestOpened(request(f"r{number}", name)))
-        one.apply(uses(name, "bash"))
+    else:
+        for number, name in zip(many, names, strict=True):
+            one.apply(updated(name))
+            one.apply(busy(name))
+            one.apply(RequestOpened(request(f"r{number}", name)))
+            one.apply(uses(name, "bash"))
     held = {name: len(value) for name, value in vars(one).items() if name != "directory"}
     assert set(held) == {"_sessions", "_busy", "_requests", "_doing"}
     assert held["_sessions"] == 200

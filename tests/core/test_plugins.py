@@ -203,6 +203,17 @@ def test_a_transport_made_for_another_contract_is_told_with_both_versions_and_th
     )
 
 
+def test_a_transport_is_described_by_its_own_plugin_only(site: Site):
+    greedy = f"{HOOK}return [describe('flag'), describe('semaphore', summary='stolen'), describe('lamp')]"
+    site.install("greedy", transports={"flag": "greedy"}, modules={"greedy": greedy})
+    site.install_transport("semaphore")
+    plugins = Plugins().load_transports(["flag", "semaphore"])
+    assert [one.summary for one in plugins] == ["…", "Finds nothing"]
+    site.install("empty", transports={"lamp": "empty"}, modules={"empty": ""})
+    with pytest.raises(PluginError, match="describes no 'lamp'"):
+        Plugins().load_transports(["flag", "lamp"])
+
+
 def test_a_misspelt_hook_is_refused(site: Site):
     source = f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transprots(): return [describe('semaphore')]"
     site.install("dist", transports={"semaphore": "semaphore"}, modules={"semaphore": source})

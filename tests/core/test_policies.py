@@ -33,7 +33,8 @@ class Authenticates:
         self.answer = answer
 
     @hookimpl
-    def opencode_mcp_instance_auth(self) -> object:
+    def opencode_mcp_instance_auth(self, endpoint: Endpoint) -> object:
+        assert endpoint.url == ENDPOINT.url
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -139,10 +140,13 @@ def test_the_user_name_of_the_settings_goes_with_it():
 
 
 @pytest.mark.parametrize("endpoint", [ENDPOINT, VOUCHED], ids=["stranger", "vouched"])
-def test_a_plugins_credentials_win_and_go_wherever_it_says(endpoint: Endpoint):
+def test_a_plugins_credentials_win_and_go_wherever_it_says(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+):
     own = httpx2.BasicAuth("plugin", "its own")
     assert policies(Authenticates(own), password="hunter2").authenticate(endpoint) is own
     assert policies(Authenticates(own), Authenticates(None)).authenticate(endpoint) is own
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,7 @@ def test_a_plugin_that_gives_no_credentials_is_logged_and_those_of_the_settings_
 ):
     asked = policies(plugin, password="hunter2")
     assert asked.authenticate(ENDPOINT) is None
+    assert len(caplog.records) == 1
     assert credentials(asked.authenticate(VOUCHED)) == credentials(httpx2.BasicAuth("opencode", "hunter2"))
     assert told in caplog.text
     assert "s3cret" not in caplog.text

@@ -1,7 +1,6 @@
 """The server as a process on stdio: it starts whatever it finds, says only JSON-RPC, ends when it should."""
 
 import base64
-import json
 import signal
 import time
 from pathlib import Path
@@ -227,8 +226,3 @@ async def test_a_bad_password_variable_is_not_repeated(command: Command) -> None
     async with serving(command, **variables) as wire:
         assert await wire.exit_code() == 2
     assert b"s3cret" not in wire.err
-
-
-def test_the_tests_registration_is_what_the_original_writes(command: Command) -> None:
-    content = json.loads(announce(command, "one", 4096).read_text())
-    assert set(content) == {"name", "hostname", "port", "localPort", "cwd", "connectedAt"}

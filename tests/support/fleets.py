@@ -79,7 +79,7 @@ class Listed(Transport):
 def endpoint(fake: FakeOpenCode | str, name: str = "laptop", **fields: Any) -> Endpoint:
     """Describe a fake server, or a URL, as a transport would."""
     url = fake if isinstance(fake, str) else fake.url
-    return Endpoint(**{"id": name, "name": name, "url": url, "vouched": True, **fields})
+    return Endpoint.model_validate({"id": name, "name": name, "url": url, "vouched": True, **fields})
 
 
 @contextlib.asynccontextmanager

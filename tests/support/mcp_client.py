@@ -173,6 +173,18 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
             await anyio.sleep(0.005)
 
 
+def hold_back_turns(fake: FakeOpenCode, monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
+    """Let prompts be taken and nothing happen until the event is set, as OpenCode does for up to a second."""
+    start, begin = fake._routes._start, anyio.Event()
+
+    async def start_later(session_id: str, body: dict[str, Any]) -> None:
+        await begin.wait()
+        start(session_id, body)
+
+    monkeypatch.setattr(fake._routes, "_start_later", start_later)
+    return begin
+
+
 @asynccontextmanager
 async def plain_errors() -> AsyncGenerator[None]:
     """Let the one error out of the groups that task groups wrap it in."""

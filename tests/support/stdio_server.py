@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Wire:
         """Wait for a progress notification that says this."""
         await self.until(lambda sent: sent.get("params", {}).get("message") == message)
 
-    async def until(self, wanted: Any) -> dict[str, Any]:
+    async def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for a message, which may have come already."""
         with anyio.fail_after(_EXIT_SECONDS):
             while True:
@@ -142,15 +142,12 @@ async def serving(command: Command, **variables: str) -> AsyncGenerator[Wire]:
 
 
 @asynccontextmanager
-async def client_of(
-    command: Command, mode: str = "auto", errors: Path | None = None, **variables: str
-) -> AsyncGenerator[Client]:
-    """Connect the official client to the server over stdio.
+async def client_of(command: Command, mode: str = "auto", **variables: str) -> AsyncGenerator[Client]:
+    """Connect the official client to the server over stdio; the server's stderr goes to `server.log`.
 
     Args:
         command: Where it runs.
         mode: `auto` for the modern protocol, `legacy` for the handshake.
-        errors: The file for its stderr; None for a file nobody reads.
         **variables: Its environment.
     """
     program, *rest = MODULE
@@ -158,8 +155,7 @@ async def client_of(
     parameters = StdioServerParameters(
         command=program, args=arguments, env=command.environment(**variables), cwd=command.home
     )
-    path = errors or command.home / "server.log"
-    log = await anyio.to_thread.run_sync(lambda: path.open("a"))
+    log = await anyio.to_thread.run_sync(lambda: (command.home / "server.log").open("a"))
     try:
         async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
             yield client

@@ -21,6 +21,14 @@ class UnreachableError(OpenCodeMCPError):
     """An instance did not answer, or not in time."""
 
 
+class NotListeningError(UnreachableError):
+    """Nothing accepts connections at an address: whatever was to be sent was not."""
+
+
+class LocalError(OpenCodeMCPError):
+    """This machine is at fault, not the instance: no file descriptors left, no network."""
+
+
 class CredentialsError(OpenCodeMCPError):
     """An instance wants credentials that we do not have, or refuses those we have."""
 
@@ -30,8 +38,26 @@ class ProtocolError(OpenCodeMCPError):
 
 
 class RequestError(OpenCodeMCPError):
-    """An OpenCode server understood a request and refused it."""
+    """A server answered a request with an error.
+
+    Attributes:
+        status: The HTTP status, or 0 if the refusal is not of HTTP.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ConversationError(OpenCodeMCPError):
     """What was asked of an instance cannot be done: unknown or ambiguous name, offline, no such session."""
+
+
+def ours(error: BaseException) -> OpenCodeMCPError | None:
+    """Find our error in `error`, which may be an exception group; None if there is another as well."""
+    if isinstance(error, OpenCodeMCPError):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    found = [ours(one) for one in error.exceptions]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType, reportUnknownMemberType]
+    return found[0] if all(found) else None

@@ -79,7 +79,8 @@ class Route:
     Attributes:
         base_url: Where HTTP requests go.
         headers: Added to every request; may hold a secret, so they stay out of the repr.
-        transport: A way of its own (a unix socket, a proxy, a tunnel); None for plain TCP.
+        transport: A way of its own (a unix socket, a proxy, a tunnel); None for plain TCP. It is closed
+            when the connection ends, so give each route its own.
     """
 
     base_url: str

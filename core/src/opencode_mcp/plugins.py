@@ -91,7 +91,7 @@ class Plugins:
         # The coroutine of an async policy would count as a yes, and so would a wrapper's generator.
         for hook in self._manager.get_hookcallers(plugin) or ():
             for one in hook.get_hookimpls():
-                if one.plugin is plugin and any(is_other(one.function) for is_other in _NO_PLAIN_FUNCTION):
+                if any(is_other(one.function) for is_other in _NO_PLAIN_FUNCTION):
                     raise PluginError(f"its hook {hook.name!r} is async, a generator or a wrapper")
 
     def load_instance_hooks(self) -> None:
@@ -106,9 +106,18 @@ class Plugins:
         """Import the transports called `names` and return their descriptors, in that order.
 
         Raises:
-            PluginError: If one is unknown, broken, or made for another contract.
+            PluginError: If any is unknown, broken, or made for another contract; with a line for each.
         """
-        return [self._load_transport(name) for name in names]
+        transports: list[TransportPlugin[Any]] = []
+        problems: list[PluginError] = []
+        for name in names:
+            try:
+                transports.append(self._load_transport(name))
+            except PluginError as error:
+                problems.append(error)
+        if problems:
+            raise PluginError("\n".join(map(str, problems))) from problems[0]
+        return transports
 
     def _load_transport(self, name: str) -> TransportPlugin[Any]:
         entry = _find(name)

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from opencode_mcp.errors import SettingsError
@@ -25,8 +25,9 @@ class Runtime:
     """Everything that must be right before anything starts.
 
     Raises:
-        OpenCodeMCPError: A variable cannot be used, or a selected transport is missing or broken; the
-            message names them all that are of one kind.
+        SettingsError: Variables of core, or else of the selected transports, cannot be used; with a line
+            for each.
+        PluginError: Selected transports are missing or broken; with a line for each.
     """
 
     def __init__(self) -> None:
@@ -54,12 +55,19 @@ class Runtime:
 
 
 def _allow_many_connections() -> None:
-    """Raise the soft limit of open files: each instance holds a connection for its events."""
+    """Raise the soft limit of open files as far as allowed: each instance holds a connection for its events.
+
+    macOS refuses more than OPEN_MAX, 10240, whatever the hard limit says (its setrlimit(2)).
+    """
     if sys.platform == "win32":
         return
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    for most in (65_536, 10_240):
+        wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return

@@ -112,16 +112,25 @@ def read_settings(model: type[SettingsT]) -> SettingsT:
     """Read a settings model from the environment.
 
     Raises:
-        SettingsError: With one sentence for each unusable variable: its name, its value, what it takes.
+        SettingsError: With one sentence for each unusable variable: its name, its value, what it takes;
+            or with one that names the model, if its own code fails.
     """
     try:
-        return model()
-    except ValidationError as error:
-        raise SettingsError("\n".join(_sentences(model, error))) from None
+        try:
+            return model()
+        except ValidationError as error:
+            sentences = _sentences(model, error)
+    except (Exception, SystemExit) as error:  # a plugin's validators are foreign code
+        # Neither its text nor a traceback: both may show a secret.
+        raise SettingsError(
+            f"The settings {model.__module__}.{model.__qualname__} cannot be read: their own code raises "
+            f"{type(error).__name__}. Update the package that brings them, or report it there."
+        ) from None
+    raise SettingsError("\n".join(sentences)) from None
 
 
 def _sentences(model: type[Settings], error: ValidationError) -> list[str]:
-    by_variable = {str(field.validation_alias): field for field in model.model_fields.values()}
+    by_variable = {_variable(field) or name: field for name, field in model.model_fields.items()}
     sentences: dict[str, str] = {}
     for problem in error.errors(include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
@@ -130,8 +139,12 @@ def _sentences(model: type[Settings], error: ValidationError) -> list[str]:
             why = problem["msg"].removeprefix("Value error, ")
             sentences[name] = f"{', '.join(by_variable)} cannot be used: {why}."
             continue
+        takes = documented(field).takes
+        if problem["type"] == "missing":  # its input is the whole environment of the model, secrets included
+            sentences[name] = f"{name} is not set: it takes {takes}."
+            continue
         shown = "" if _is_secret(field.annotation) else f"={_shortened(repr(problem['input']))}"
-        sentences[name] = f"{name}{shown} cannot be used: it takes {documented(field).takes}."
+        sentences[name] = f"{name}{shown} cannot be used: it takes {takes}."
     return list(sentences.values())
 
 
@@ -155,13 +168,21 @@ class Documented(NamedTuple):
 
 
 def documented(field: FieldInfo) -> Documented:
-    """Return what `variable` was told about `field`."""
-    extra = cast("dict[str, str]", field.json_schema_extra)
-    default: object = field.default
+    """Return what `variable` was told about `field`; of one made without it, what can be said anyway."""
+    told: object = field.json_schema_extra
+    extra = cast("dict[str, object]", told) if isinstance(told, dict) else {}
+    annotation: object = field.annotation
+    takes = extra.get("takes") or f"a value of the type {getattr(annotation, '__name__', annotation)}"
+    default: object = None if field.is_required() else field.default
     if isinstance(default, tuple):
-        shown = ",".join(cast("tuple[str, ...]", default))
+        shown = ",".join(map(str, cast("tuple[object, ...]", default)))
     elif isinstance(default, bool):
         shown = "1" if default else "0"
     else:
         shown = "" if default is None else str(default)
-    return Documented(str(field.validation_alias), shown, extra["takes"], field.description or "")
+    return Documented(_variable(field), shown, str(takes), field.description or "")
+
+
+def _variable(field: FieldInfo) -> str:
+    """The environment variable that sets `field`; empty if none does, or several."""
+    return field.validation_alias if isinstance(field.validation_alias, str) else ""

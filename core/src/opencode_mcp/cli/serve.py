@@ -1,14 +1,18 @@
 """`opencode-mcp` without arguments: the MCP server on stdio, as a client's configuration starts it."""
 
 import gc
+import os
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import anyio
 
 from opencode_mcp.errors import OpenCodeMCPError
+from opencode_mcp.fleet import Fleet
 from opencode_mcp.mcp.server import create_server
-from opencode_mcp.mcp.stdio import serve_stdio
+from opencode_mcp.mcp.stdio import Leaving, serve_stdio
 from opencode_mcp.runtime import Runtime
 
 _TO_A_PERSON = """\
@@ -24,16 +28,36 @@ Serving on this terminal now; Ctrl-C ends it.
 
 def serve() -> None:
     """Serve until the client goes away."""
+    if sys.stderr is None:  # closed, and the next file that is opened would take its place
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - stays open to the end
+    for name, stream in (("stdin", sys.stdin), ("stdout", sys.stdout)):
+        if stream is None:
+            give_up(
+                OpenCodeMCPError(
+                    f"{name} is closed, so that no client can talk to this server. "
+                    "Start it with both stdin and stdout connected."
+                )
+            )
     try:
         runtime = Runtime()
     except OpenCodeMCPError as error:
         give_up(error)
     if sys.stdin.isatty():
         sys.stderr.write(_TO_A_PERSON)
-    server = create_server(runtime.fleet, runtime.settings)
+    leaving = Leaving()
+
+    @asynccontextmanager
+    async def fleet() -> AsyncGenerator[Fleet]:
+        async with runtime.fleet() as running:
+            try:
+                yield running
+            finally:
+                leaving.begin()  # on EOF; a signal has told it before
+
+    server = create_server(fleet, runtime.settings)
     gc.enable()
     gc.freeze()
-    anyio.run(serve_stdio, server)
+    anyio.run(serve_stdio, server, leaving)
 
 
 def give_up(error: OpenCodeMCPError) -> NoReturn:

@@ -1,8 +1,15 @@
 """What conversations return: the same for a model (as structured content) and a shell (as `--json`)."""
 
-from typing import Literal
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field
+
+from opencode_mcp.conversation.wording import MOST_MESSAGE, MOST_REPLY, shortened
+from opencode_mcp.fleet import Monitor
+from opencode_mcp.model import Session
+from opencode_mcp.opencode.api import Message
 
 
 class InstanceRow(BaseModel):
@@ -41,6 +48,24 @@ class Reply(BaseModel):
     text: str = Field(default="", description="What the agent said")
     note: str = Field(default="", description="What happened, and how to go on")
 
+    @classmethod
+    def about(
+        cls, monitor: Monitor, session: Session | None, *, state: str, text: str = "", note: str = ""
+    ) -> Self:
+        """Make a reply; a very long text is cut, and the note says so."""
+        text, cut = shortened(text, MOST_REPLY)
+        known = monitor.picture.title(session.id) if session else ""
+        return cls.model_validate(
+            {
+                "instance": monitor.name,
+                "state": state,
+                "session_id": session.id if session else "",
+                "session": known or (session.title if session else ""),
+                "text": text,
+                "note": " ".join(filter(None, (note, cut))),
+            }
+        )
+
 
 class SaidMessage(BaseModel):
     """One message of a session."""
@@ -50,6 +75,22 @@ class SaidMessage(BaseModel):
     text: str
     tools: list[str] = Field(default_factory=list, description="Tool calls: name, what on, status")
     error: str = ""
+
+    @classmethod
+    def all_of(cls, stored: Sequence[Message]) -> list[Self]:
+        """Make them of stored messages; very long texts are cut, and say so."""
+        return [cls._of(message) for message in stored]
+
+    @classmethod
+    def _of(cls, message: Message) -> Self:
+        text, cut = shortened(message.text, MOST_MESSAGE)
+        return cls(
+            role=message.role,
+            time=datetime.fromtimestamp(message.created / 1000, UTC).isoformat(timespec="seconds"),
+            text="\n".join(filter(None, (text, f"[{cut}]" if cut else ""))),
+            tools=[f"{tool} → {tool.status}" for tool in message.tools],
+            error=message.error,
+        )
 
     def text_lines(self) -> str:
         """Say it in words."""

@@ -6,19 +6,18 @@ import anyio
 
 from opencode_mcp.opencode.api import Event
 
-_CAPACITY = 100_000
+_CAPACITY = 20_000
 
 
 class Feed:
-    """Collects events until they are fetched.
+    """Collects events until they are taken.
 
-    A reader that stays away for very long loses the oldest ones and can see so in `lost`: what counts in
-    the end is what OpenCode stored.
+    A reader that stays away for very long loses the oldest ones: what counts in the end is what OpenCode
+    stored.
     """
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
-        self.lost = False
         self._events: list[Event] = []
         self._arrived = anyio.Event()
 
@@ -26,7 +25,6 @@ class Feed:
         """Add an event; called by the monitor."""
         if len(self._events) >= _CAPACITY:
             del self._events[: _CAPACITY // 2]
-            self.lost = True
         self._events.append(event)
         self._arrived.set()
 
@@ -34,10 +32,13 @@ class Feed:
         """Let a waiting reader look around although nothing was added."""
         self._arrived.set()
 
-    async def fetch(self, seconds: float) -> Sequence[Event]:
-        """Return what has arrived, in order; wait for something at most `seconds`, then return nothing."""
-        with anyio.move_on_after(seconds):
-            await self._arrived.wait()
+    def take(self) -> Sequence[Event]:
+        """Return what has arrived, in order."""
         self._arrived = anyio.Event()
         events, self._events = self._events, []
         return events
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until something arrives or happens, at most `seconds`."""
+        with anyio.move_on_after(seconds):
+            await self._arrived.wait()

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.lowlevel
@@ -13,7 +14,7 @@ import anyio.to_thread
 import pluggy
 from anyio.abc import TaskGroup
 
-from opencode_mcp.errors import ConversationError, TransportError
+from opencode_mcp.errors import ConversationError, TransportError, ours
 from opencode_mcp.fleet.monitor import Monitor
 from opencode_mcp.fleet.names import Names, resolve
 from opencode_mcp.fleet.pace import Pace
@@ -44,6 +45,19 @@ class _Watched:
     endpoints: Mapping[Key, Endpoint] = dataclasses.field(default_factory=dict[Key, Endpoint])
     problem: str = ""
     looked: anyio.Event = dataclasses.field(default_factory=anyio.Event)
+
+    def rejected(self) -> Sequence[Rejection]:
+        """What the transport found and left out, as safe text."""
+        if self.transport is None:
+            return ()
+        try:
+            return [
+                Rejection(source=clean_line(one.source, 500), reason=clean_line(one.reason, 500))
+                for one in self.transport.rejected()
+            ]
+        except Exception as error:  # foreign code: the others are to be seen all the same
+            reason = f"It cannot say what it left out: {type(error).__name__}."
+            return [Rejection(source=f"transport {self.plugin.name}", reason=reason)]
 
     def opened(self) -> Transport:
         """The transport as it was opened last."""
@@ -81,6 +95,8 @@ class Fleet:
         self._pace = pace or Pace(probe=settings.health_check_timeout_ms / 1000)
         self._names = Names()
         self._running: dict[Key, _Running] = {}
+        # Who still talks with an instance that left holds its monitor, and goes on with it if it comes back.
+        self._former: WeakValueDictionary[Key, Monitor] = WeakValueDictionary()
         self._waiting: deque[_Running] = deque()
         self._someone_waits = anyio.Event()
         self._discovered = False
@@ -118,22 +134,20 @@ class Fleet:
     @property
     def problems(self) -> Sequence[Rejection]:
         """Transports that do not work at present, and what the others found and left out."""
-        found = [
-            Rejection(source=f"transport {one.plugin.name}", reason=one.problem)
-            for one in self._watched
-            if one.problem
-        ]
-        for watched in self._watched:
-            if watched.transport is not None:
-                found.extend(watched.transport.rejected())
+        found: list[Rejection] = []
+        for one in self._watched:
+            if one.problem:
+                found.append(Rejection(source=f"transport {one.plugin.name}", reason=one.problem))
+            elif not one.looked.is_set():
+                found.append(Rejection(source=f"transport {one.plugin.name}", reason="It is still starting."))
+            found.extend(one.rejected())
         return found
 
     @property
     def invitations(self) -> Sequence[str]:
         """How to put an instance on each transport."""
-        return [
-            one.transport.invitation for one in self._watched if one.transport and one.transport.invitation
-        ]
+        found = [clean_line(one.transport.invitation, 1000) for one in self._watched if one.transport]
+        return [invitation for invitation in found if invitation]
 
     async def discovered(self, seconds: float) -> None:
         """Wait until every transport has looked once, but at most `seconds`, and only the first time."""
@@ -165,11 +179,11 @@ class Fleet:
                     transport.rescan_seconds = self._settings.discovery_interval_ms / 1000
                     await transport.watch(lambda endpoints: self._publish(watched, endpoints))
                 problem = "Its watch ended without an error."
-            except TransportError as error:
-                problem = str(error)
             except Exception as error:  # foreign code: its failure must not stop the others
-                problem = clean_line(repr(error), 500)
-                logger.debug("Transport %s failed.", watched.plugin.name, exc_info=True)
+                known = ours(error)
+                why = f"It failed with {type(error).__name__}; OPENCODE_MCP_LOG_LEVEL=DEBUG tells more."
+                problem = clean_line(str(known), 500) if known else why
+                logger.debug("Transport %s failed.", watched.plugin.name, exc_info=error)
             failures = 0 if anyio.current_time() - began > _TRANSPORT_RETRIES[-1] else failures
             wait = _TRANSPORT_RETRIES[min(failures, len(_TRANSPORT_RETRIES) - 1)]
             failures += 1
@@ -223,8 +237,20 @@ class Fleet:
         return wanted
 
     def _start(self, key: Key, endpoint: Endpoint, watched: _Watched) -> None:
-        monitor = Monitor(
-            name=self._names.assign(key, endpoint.name),
+        name = self._names.assign(key, endpoint.name)
+        monitor = self._former.get(key)
+        if monitor is not None:
+            monitor.update(name, endpoint)
+        else:
+            monitor = self._monitor(name, endpoint, watched)
+        self._running[key] = running = _Running(monitor, anyio.CancelScope())
+        self._policies.tell(None, monitor.instance)
+        self._waiting.append(running)
+        self._someone_waits.set()
+
+    def _monitor(self, name: str, endpoint: Endpoint, watched: _Watched) -> Monitor:
+        return Monitor(
+            name=name,
             endpoint=endpoint,
             transport=watched.opened,
             transport_name=watched.plugin.name,
@@ -232,10 +258,6 @@ class Fleet:
             authenticate=self._policies.authenticate,
             changed=self._policies.tell,
         )
-        self._running[key] = running = _Running(monitor, anyio.CancelScope())
-        self._policies.tell(None, monitor.instance)
-        self._waiting.append(running)
-        self._someone_waits.set()
 
     async def _start_in_turn(self, tasks: TaskGroup) -> None:
         """Start monitors a few at a time, so that hundreds at once do not hold up who asks meanwhile."""
@@ -255,6 +277,7 @@ class Fleet:
     def _stop(self, key: Key) -> None:
         running = self._running.pop(key)
         running.scope.cancel()
+        self._former[key] = running.monitor
         self._names.release(key)
         self._policies.tell(running.monitor.instance, None)
 

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 import anyio
 import httpx2
 
-from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, UnreachableError
+from opencode_mcp.errors import CredentialsError, LocalError, OpenCodeMCPError, UnreachableError, ours
 from opencode_mcp.fleet.feed import Feed
 from opencode_mcp.fleet.follow import StreamEndedError, follow
+from opencode_mcp.fleet.health import Health
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
-from opencode_mcp.model import Endpoint, Instance, Status
+from opencode_mcp.model import Endpoint, Instance, Route, Status
 from opencode_mcp.opencode import Http, OpenCode, detect
 from opencode_mcp.opencode.api import (
     ActivityChanged,
@@ -27,13 +28,11 @@ from opencode_mcp.opencode.api import (
     SessionFailed,
     Snapshot,
 )
-from opencode_mcp.text import clean_line, clean_path
+from opencode_mcp.text import clean_path
 from opencode_mcp.transport import Transport
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_GAP = 60.0
-"""Seconds between two failures that count at most: time in which nobody looked is no evidence."""
 _CUTS_TO_POLLING = 3
 """After so many streams in a row that end at once, as through some proxies, the instance is polled."""
 
@@ -72,8 +71,7 @@ class Monitor:
         self._pace = pace
         self._authenticate = authenticate
         self._changed = changed
-        self._status = Status.CONNECTING
-        self._detail = ""
+        self._health = Health(pace)
         self._version = ""
         self._stocked = False
         self._api: OpenCode | None = None
@@ -83,10 +81,8 @@ class Monitor:
         self._outcome = anyio.Event()
         self._cuts = 0
         self._seen: float | None = None
-        self._attempts = 0
-        self._failures = 0
-        self._failing_seconds = 0.0
-        self._failed_at: float | None = None
+        self._reported: type[Exception] | None = None
+        self._withdrawn_at: float | None = None
         self._shown = self._look()
 
     @property
@@ -117,8 +113,18 @@ class Monitor:
             UnreachableError: It is not connected now.
         """
         if self._api is None:
-            raise UnreachableError(self._detail or "It is not connected.")
+            raise UnreachableError(self._health.detail or "It is not connected.")
         return self._api
+
+    @property
+    def stocked(self) -> bool:
+        """Whether the picture is known: a snapshot was taken since it was last away."""
+        return self._stocked
+
+    @property
+    def withdrawn_seconds(self) -> float:
+        """For how long its transport has not listed it any more; 0 while it does."""
+        return 0.0 if self._withdrawn_at is None else time.monotonic() - self._withdrawn_at
 
     @property
     def directories(self) -> Collection[str]:
@@ -159,6 +165,7 @@ class Monitor:
         """Start the picture afresh from a snapshot."""
         self.picture.start(snapshot)
         self.streaming, self._stocked = streaming, True
+        self._health.works()
         self.alive()
         self._show()
         self._looked()
@@ -190,37 +197,72 @@ class Monitor:
         self._seen = time.time()
 
     async def run(self) -> None:
-        """Keep at it until cancelled."""
-        while True:
-            began = time.monotonic()
-            wait = 0.0
-            self._connection = anyio.CancelScope()
-            try:
-                with self._connection:
-                    await self._connect()
-            except OpenCodeMCPError as error:
-                wait = await self._fail(error, began)
-            except Exception as error:  # foreign code: a transport's own failure must not stop the fleet
-                logger.exception("Transport %s failed to reach %s.", self._transport_name, self._name)
-                wait = await self._fail(UnreachableError(f"Its transport failed: {error!r}"), began)
-            finally:
-                self._api, self.streaming, self._stocked = None, False, False
-                self._wake_feeds()
-            with anyio.move_on_after(wait * random.uniform(0.8, 1.2)):  # noqa: S311 - no secret
-                await self._nudged.wait()
-            self._nudged = anyio.Event()
+        """Keep at it until cancelled; may be run again after that."""
+        self._withdrawn_at = None
+        try:
+            while True:
+                wait = await self._try()
+                with anyio.move_on_after(wait * random.uniform(0.8, 1.2)):  # noqa: S311 - no secret
+                    await self._nudged.wait()
+                self._nudged = anyio.Event()
+        finally:
+            self._withdrawn_at = time.monotonic()
+            self._health.withdrawn()
+            self._shown = self._look()
+            self._wake_feeds()
+
+    async def _try(self) -> float:
+        """Connect and follow until that ends, and return how long to wait before the next try, in seconds."""
+        began = time.monotonic()
+        failure: OpenCodeMCPError | None = None
+        self._connection = anyio.CancelScope()
+        try:
+            with self._connection:
+                await self._connect()
+        except Exception as error:  # foreign code: a transport's own failure must not stop the fleet
+            failure = ours(error) or self._foreign(error)
+        finally:
+            self._api, self.streaming = None, False
+            self._wake_feeds()
+        if failure is None:
+            return 0.0
+        if isinstance(failure, CredentialsError) and not self._endpoint.vouched:
+            failure = CredentialsError(
+                "It wants a password. Its transport does not vouch for it, so OPENCODE_SERVER_PASSWORD "
+                "is not sent there; a plugin's auth hook can give one."
+            )
+        self._stocked = False
+        wait = self._health.failed(failure, lasted=time.monotonic() - began)
+        if self._health.status is Status.NEEDS_CREDENTIALS:
+            self.alive()
+        self._show()
+        self._looked()
+        await self._forget_if_due()
+        return wait
 
     async def _connect(self) -> None:
+        verdict: OpenCodeMCPError | None = None
         with anyio.CancelScope(deadline=anyio.current_time() + self._pace.route) as opening:
             async with self._transport().connect(self._endpoint) as route:
                 opening.deadline = math.inf
-                auth = self._authenticate(self._endpoint)
-                async with Http(route, seconds=self._pace.probe, auth=auth) as http:
-                    self._api = await detect(http)
-                    self._reached(self._api)
-                    await self._follow(self._api)
+                try:
+                    await self._talk_over(route)
+                except OpenCodeMCPError as error:
+                    verdict = error  # raised outside: a route with tasks of its own would wrap it
         if opening.cancelled_caught:
             raise UnreachableError("Its transport found no way to it in time.")
+        if verdict is not None:
+            raise verdict
+
+    async def _talk_over(self, route: Route) -> None:
+        auth = self._authenticate(self._endpoint)
+        async with Http(route, seconds=self._pace.probe, auth=auth) as http:
+            self._api = await detect(http)
+            self._version = self._api.version
+            self._health.answers()
+            self.alive()
+            self._show()
+            await self._follow(self._api)
 
     async def _follow(self, api: OpenCode) -> None:
         began = time.monotonic()
@@ -231,43 +273,21 @@ class Monitor:
             raise
         self._cuts = 0
 
-    def _reached(self, api: OpenCode) -> None:
-        self._version = api.version
-        self._status, self._detail = Status.ONLINE, ""
-        self._failures, self._failing_seconds, self._failed_at = 0, 0.0, None
-        self.alive()
-        self._show()
+    def _foreign(self, error: Exception) -> LocalError:
+        """Report a failure of the transport's code. Its words may hold a secret, so they stay in the log."""
+        if self._reported is not type(error):
+            self._reported = type(error)
+            logger.error("Transport %s failed to reach %s.", self._transport_name, self._name, exc_info=error)
+        return LocalError(f"Its transport failed with {type(error).__name__}; the log on stderr tells more.")
 
-    async def _fail(self, error: OpenCodeMCPError, began: float) -> float:
-        """Take note of a failure and return how long to wait before the next try, in seconds."""
-        now = time.monotonic()
-        self._attempts = 0 if now - began > self._pace.stable else self._attempts
-        wait = self._pace.retries[min(self._attempts, len(self._pace.retries) - 1)]
-        self._attempts += 1
-        self._detail = clean_line(str(error), 300)
-        if isinstance(error, CredentialsError):
-            self._status = Status.NEEDS_CREDENTIALS
-            self._failures, self._failing_seconds, self._failed_at = 0, 0.0, None
-            self.alive()
-        else:
-            self._failures += 1
-            if self._failed_at is not None:
-                self._failing_seconds += min(now - self._failed_at, _LONGEST_GAP)
-            self._failed_at = now
-            gone = self._failures >= self._pace.failures_to_offline
-            self._status = Status.OFFLINE if gone else Status.UNREACHABLE
-        self._show()
-        self._looked()
-        limit = self._transport().forget_after_seconds
-        if limit is not None and self._failing_seconds >= limit:
-            await self._forget()
-        return wait
-
-    async def _forget(self) -> None:
-        self._failing_seconds = 0.0
+    async def _forget_if_due(self) -> None:
         try:
+            transport = self._transport()
+            limit = transport.forget_after_seconds
+            if limit is None or not self._health.is_gone(limit):
+                return
             with anyio.fail_after(self._pace.route):
-                await self._transport().forget(self._endpoint)
+                await transport.forget(self._endpoint)
         except Exception:  # foreign code, as above
             logger.exception("Transport %s failed to forget %s.", self._transport_name, self._name)
 
@@ -277,9 +297,9 @@ class Monitor:
             name=self._name,
             transport=self._transport_name,
             endpoint=self._endpoint,
-            status=self._status,
-            detail=self._detail,
-            activity=picture.activity if self._stocked and self._status is Status.ONLINE else None,
+            status=self._health.status,
+            detail=self._health.detail,
+            activity=picture.activity if self._stocked and self._health.status is Status.ONLINE else None,
             version=self._version,
             directory=clean_path(picture.directory) or self._endpoint.directory,
             session=picture.session,

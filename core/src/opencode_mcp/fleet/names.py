@@ -62,7 +62,7 @@ def resolve(query: str, names: Collection[str]) -> str:
         raise ConversationError(f"{asked!r} fits several instances: {listed(found)}. Say which one.")
     if not names:
         raise ConversationError(f"There is no instance {asked!r}: none is connected at present.")
-    raise ConversationError(f"There is no instance {asked!r}. Connected: {listed(names)}.")
+    raise ConversationError(f"There is no instance {asked!r}. Known: {listed(names)}.")
 
 
 def listed(names: Iterable[str]) -> str:

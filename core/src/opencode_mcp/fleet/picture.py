@@ -99,8 +99,9 @@ class Picture:
     @property
     def session(self) -> Session | None:
         """The session that counts: the one at work, else the one used last; never a sub-agent's."""
+        busy = {self.root(session_id) for session_id in self._busy}
         roots = [one for one in self._sessions.values() if not one.parent_id]
-        at_work = [one for one in roots if self.is_busy(one.id)]
+        at_work = [one for one in roots if one.id in busy]
         return max(reversed(at_work or roots), key=lambda one: one.updated, default=None)
 
     @property

@@ -8,6 +8,7 @@ import httpx2
 import pluggy
 
 from opencode_mcp.model import Endpoint, Instance
+from opencode_mcp.opencode import OpenCodeAuth
 from opencode_mcp.settings import CoreSettings
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Policies:
         password = self._settings.server_password
         if password is None or not endpoint.vouched:
             return None
-        return httpx2.BasicAuth(self._settings.server_username, password.get_secret_value())
+        return OpenCodeAuth(self._settings.server_username, password.get_secret_value())
 
     def tell(self, before: Instance | None, after: Instance | None) -> None:
         """Tell plugins that an instance joined, changed or left."""

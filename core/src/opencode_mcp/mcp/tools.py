@@ -87,6 +87,8 @@ def add_tools(server: MCPServer[Conversation], settings: CoreSettings) -> None:
         try:
             if abort:
                 reply = await conversation.abort(instance, session=session)
+                if message.strip():
+                    reply.note += " Your message was not sent: abort only stops."
             else:
                 reply = await conversation.send(
                     instance,

@@ -2,6 +2,6 @@
 
 from opencode_mcp.opencode.api import OpenCode
 from opencode_mcp.opencode.detect import detect
-from opencode_mcp.opencode.http import Http, warm_up
+from opencode_mcp.opencode.http import Http, OpenCodeAuth, warm_up
 
-__all__ = ["Http", "OpenCode", "detect", "warm_up"]
+__all__ = ["Http", "OpenCode", "OpenCodeAuth", "detect", "warm_up"]

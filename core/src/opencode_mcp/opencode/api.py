@@ -7,6 +7,11 @@ from typing import Literal, Protocol
 
 from opencode_mcp.model import Activity, Session
 
+MOST_TEXT = 1_000_000
+"""Characters of one part that are kept."""
+AUTOMATIC = "automatic"
+"""The kind of a part that OpenCode itself wrote, to go on after it compacted a long conversation."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
@@ -51,6 +56,8 @@ class Message:
         error: What went wrong, or empty.
         text: Its text parts, joined; no reasoning.
         tools: The tool calls in it.
+        summary: Whether it is the summary that OpenCode makes when it compacts a long conversation.
+        automatic: For a user's message, whether OpenCode itself wrote it, to go on after that.
     """
 
     id: str
@@ -62,6 +69,8 @@ class Message:
     error: str = ""
     text: str = ""
     tools: tuple[ToolUse, ...] = ()
+    summary: bool = False
+    automatic: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +135,10 @@ class MessageUpdated:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PartUpdated:
-    """A part of a message was created or changed; `tool` is set for a tool call."""
+    """A part of a message was created or changed; `tool` is set for a tool call.
+
+    Its `kind` is `text`, `reasoning`, `tool`, …, or `AUTOMATIC`.
+    """
 
     session_id: str
     message_id: str

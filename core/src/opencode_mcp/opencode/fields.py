@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
+_MOST_ITEMS = 5_000
+"""Of a list; a small document can hold millions of empty objects, and reading them takes seconds."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _YEAR_10000 = 253_402_300_800_000
 
@@ -36,7 +38,7 @@ def milliseconds(value: Any, *path: str) -> int:
 def items(value: Any) -> Iterator[dict[str, Any]]:
     """Iterate over the objects in the list `value`, if it is one."""
     if isinstance(value, list):
-        for item in cast("list[Any]", value):
+        for item in cast("list[Any]", value)[:_MOST_ITEMS]:
             if isinstance(item, dict):
                 yield cast("dict[str, Any]", item)
 

@@ -1,29 +1,40 @@
 """HTTP to one instance: bounded in time and size, no redirects, no environment proxies, typed errors."""
 
+import errno
 import functools
 import json
+import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import anyio
 import httpx2
 
-from opencode_mcp.errors import CredentialsError, ProtocolError, RequestError, UnreachableError
+from opencode_mcp.errors import (
+    CredentialsError,
+    LocalError,
+    NotListeningError,
+    ProtocolError,
+    RequestError,
+    UnreachableError,
+)
 from opencode_mcp.model import Route
 from opencode_mcp.opencode.fields import text
 from opencode_mcp.text import clean_line
 
-MAX_BODY = 8 * 1024 * 1024
+MAX_BODY = 1024 * 1024
 """Bytes of an answer that are read, unless the caller expects more."""
-MAX_EVENT = 16 * 1024 * 1024
+MAX_EVENT = 4 * 1024 * 1024
 """Bytes of one server-sent event."""
 
 Params = Mapping[str, str | int] | None
 """The parameters of a query."""
 
 _UNAUTHORIZED = 401
+_FORBIDDEN = 403
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 _REALM = 'Basic realm="Secure Area"'  # what OpenCode 1.x and 2.x answer alike
 
 
@@ -36,6 +47,10 @@ def _no_tls() -> ssl.SSLContext:
 def warm_up() -> None:
     """Import what httpx2 imports with its first client, some 60 ms; it blocks, so call it from a thread."""
     httpx2.AsyncHTTPTransport(verify=_no_tls())
+
+
+class OpenCodeAuth(httpx2.BasicAuth):
+    """A user name and password that answer only to the challenge of an OpenCode server."""
 
 
 class Http:
@@ -139,8 +154,11 @@ class Http:
             stack.push_async_callback(_close, response)
             if response.status_code != _UNAUTHORIZED or sent_credentials or self._auth is None:
                 return response
-            if response.headers.get("www-authenticate") != _REALM:
-                raise ProtocolError(f"{method} {path} wants a password, but not as an OpenCode server does.")
+            if isinstance(self._auth, OpenCodeAuth) and response.headers.get("www-authenticate") != _REALM:
+                raise CredentialsError(
+                    "Something in front of it wants a password of its own, to which "
+                    "OPENCODE_SERVER_PASSWORD is not sent; a plugin's auth hook can give one."
+                )
             self._authenticating = True
 
     async def _check(self, response: httpx2.Response, path: str) -> None:
@@ -155,10 +173,12 @@ class Http:
                 if self._authenticating
                 else "It wants a password: set OPENCODE_SERVER_PASSWORD."
             )
+        if status == _FORBIDDEN:
+            raise CredentialsError(f"It refuses us: HTTP status {status}.")
         if response.is_redirect:
             raise ProtocolError(f"{path} was answered with a redirect ({status}), which is not followed.")
         message = _error_message(await _read(response, path, 64 * 1024))
-        raise RequestError(message or f"{path} was answered with HTTP status {status}.")
+        raise RequestError(message or f"{path} was answered with HTTP status {status}.", status)
 
 
 class _unreachable:  # noqa: N801 - reads as the statement that it is
@@ -174,12 +194,30 @@ class _unreachable:  # noqa: N801 - reads as the statement that it is
             raise UnreachableError("It did not answer in time.") from None
         if isinstance(error, httpx2.SSEError):
             raise ProtocolError(f"{self._path}: {clean_line(str(error))}") from None
+        if (number := _errno(error)) in _OURS:
+            mend = " Raise the limit on open files (`ulimit -n`)." if number == errno.EMFILE else ""
+            raise LocalError(f"This machine cannot connect: {os.strerror(number)}.{mend}") from None
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-            raise UnreachableError("Nothing accepts connections at its address.") from None
-        if isinstance(error, httpx2.RemoteProtocolError | httpx2.DecodingError | httpx2.InvalidURL):
+            raise NotListeningError("Nothing accepts connections at its address.") from None
+        if isinstance(error, httpx2.DecodingError | httpx2.InvalidURL):
+            raise ProtocolError(f"{self._path}: {clean_line(str(error))}") from None
+        if isinstance(error, httpx2.RemoteProtocolError) and "disconnected" not in str(error):
             raise ProtocolError(f"{self._path}: {clean_line(str(error))}") from None
         if isinstance(error, httpx2.HTTPError | OSError):
             raise UnreachableError("The connection to it broke.") from None
+
+
+def _errno(raised: BaseException | None) -> int:
+    """Find the system's error number behind an error, or 0."""
+    error: BaseException | None = raised
+    for _ in range(16):
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        if isinstance(error, BaseExceptionGroup):
+            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        elif error is not None:
+            error = error.__cause__ or error.__context__
+    return 0
 
 
 async def _events(source: httpx2.EventSource, path: str) -> AsyncGenerator[httpx2.ServerSentEvent]:

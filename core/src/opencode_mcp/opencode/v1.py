@@ -1,7 +1,7 @@
 """OpenCode 1.x: the classic routes, as run on 1.18.33. Its own `/api/*` is another engine and never used."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx2
@@ -15,11 +15,12 @@ from opencode_mcp.opencode.http import Http
 
 _SESSIONS_SHOWN = 50
 _SESSIONS_SEARCHED = 1000
-_PATIENT = 30.0
+_PATIENT = 15.0
 """Seconds for what a person asks for: the first request of a project can take long on a small machine."""
+_SESSIONS_BYTES = 4 * 1024 * 1024
 
 
-_MESSAGES_BYTES = 32 * 1024 * 1024
+_MESSAGES_BYTES = 16 * 1024 * 1024
 """Messages hold the outputs of tools, which reach some megabytes."""
 
 
@@ -43,13 +44,13 @@ class V1:
         """Take stock; status, permissions and questions are asked for each directory, as 1.x wants it."""
         directory = text(await self._http.get("/path"), "directory")
         sessions = await self._list(_SESSIONS_SHOWN)
-        busy: set[str] = set()
-        requests: list[Request] = []
-        for place in dict.fromkeys((directory, *directories)):
-            where = {"directory": place}
-            busy |= decode.busy(await self._http.get("/session/status", where))
-            requests += decode.permissions(await self._optional("/permission", where))
-            requests += decode.questions(await self._optional("/question", where))
+        busy, requests = await self._open_work(directory)
+        for place in directories:
+            # One project that is broken, or gone, must not hide the others.
+            with suppress(RequestError, ProtocolError):
+                more_busy, more_requests = await self._open_work(place)
+                busy |= more_busy
+                requests += more_requests
         return Snapshot(
             directory=directory, sessions=tuple(sessions), busy=frozenset(busy), requests=tuple(requests)
         )
@@ -100,6 +101,13 @@ class V1:
         """Stop a session; answers `true` also when it is idle."""
         await self._http.post(f"/session/{session_id}/abort", seconds=_PATIENT)
 
+    async def _open_work(self, directory: str) -> tuple[set[str], list[Request]]:
+        where = {"directory": directory}
+        busy = decode.busy(await self._http.get("/session/status", where))
+        requests = decode.permissions(await self._optional("/permission", where))
+        requests += decode.questions(await self._optional("/question", where))
+        return busy, requests
+
     async def _optional(self, path: str, where: dict[str, str]) -> Any:
         """Ask for what older 1.x versions lack: they answer with their web page, or not found."""
         try:
@@ -110,7 +118,8 @@ class V1:
     async def _list(self, limit: int, seconds: float | None = None) -> list[Session]:
         # Without `roots` the list is filled up, and cut off, by sub-agents' sessions.
         where = {"roots": "true", "limit": limit}
-        return decode.sessions(await self._http.get("/session", where, seconds=seconds))
+        body = await self._http.get("/session", where, seconds=seconds, max_bytes=_SESSIONS_BYTES)
+        return decode.sessions(body)
 
 
 async def _decoded(source: AsyncIterator[httpx2.ServerSentEvent]) -> AsyncGenerator[Event]:

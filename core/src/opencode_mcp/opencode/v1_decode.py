@@ -4,6 +4,8 @@ from typing import Any, cast
 
 from opencode_mcp.model import Activity, Session
 from opencode_mcp.opencode.api import (
+    AUTOMATIC,
+    MOST_TEXT,
     ActivityChanged,
     Alive,
     Delta,
@@ -133,10 +135,15 @@ def _part(part: dict[str, Any]) -> Event:
         identifier(part, "sessionID"),
         identifier(part, "messageID"),
         identifier(part, "id"),
-        clean_line(text(part, "type"), 40),
-        clean_text(text(part, "text")),
+        AUTOMATIC if _is_automatic(part) else clean_line(text(part, "type"), 40),
+        clean_text(text(part, "text"), MOST_TEXT),
         _tool(part) if part.get("type") == "tool" else None,
     )
+
+
+def _is_automatic(part: dict[str, Any]) -> bool:
+    """Whether OpenCode itself wrote a part: when it compacts a long conversation, and then goes on."""
+    return part.get("type") == "compaction" or part.get("synthetic") is True
 
 
 def _tool(part: dict[str, Any]) -> ToolUse:
@@ -163,7 +170,7 @@ def _message(info: Any, parts: list[dict[str, Any]]) -> Message | None:
         return None
     error = mapping(info).get("error")
     texts = [
-        clean_text(text(part, "text"))
+        clean_text(text(part, "text"), MOST_TEXT)
         for part in parts
         if part.get("type") == "text" and not part.get("synthetic") and not part.get("ignored")
     ]
@@ -176,6 +183,8 @@ def _message(info: Any, parts: list[dict[str, Any]]) -> Message | None:
         finish=clean_line(text(info, "finish"), 40),
         error=error_line(error),
         text="\n".join(filter(None, texts)),
+        summary=mapping(info).get("summary") is True,
+        automatic=bool(parts) and all(map(_is_automatic, parts)),
         tools=tuple(_tool(part) for part in parts if part.get("type") == "tool"),
     )
 

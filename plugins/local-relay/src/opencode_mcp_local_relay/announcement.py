@@ -2,8 +2,8 @@
 
 import logging
 import re
-import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,9 +15,9 @@ import anyio
 import anyio.to_thread
 
 from opencode_mcp import Endpoint, TransportError, clean_line
-from opencode_mcp_local_relay.directory import Directory
+from opencode_mcp_local_relay.directory import Directory, temporary_name
 from opencode_mcp_local_relay.file import read_registration
-from opencode_mcp_local_relay.registration import SUFFIX, UnusableError, serialise
+from opencode_mcp_local_relay.registration import UnusableError, file_names, serialise
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _WITHDRAW_SECONDS = 2.0
-_NAMES_TRIED = 1000
+_ABANDONED_SECONDS = 3600.0
 _HERE = ("localhost", "0.0.0.0", "::")  # noqa: S104 - where a server may say it listens, never bound by us
 
 
@@ -59,8 +59,10 @@ class Announcement:
             TransportError: If that is not possible.
         """
         with self._open() as directory:
-            temporary = f".{secrets.token_hex(8)}.tmp"
+            temporary = temporary_name()
             try:
+                if self.name is None:
+                    self._sweep(directory)
                 directory.create(temporary, self._content())
                 self.name = self._place(directory, temporary)
             except OSError as error:
@@ -107,6 +109,13 @@ class Announcement:
                 f"{error.strerror}. Set RELAY_REGISTRY_DIR to a directory that you may write."
             ) from None
 
+    @staticmethod
+    def _sweep(directory: Directory) -> None:
+        """Remove the temporary files that a process of ours left behind when it was killed."""
+        for name in list(directory.abandoned(since=time.time() - _ABANDONED_SECONDS)):
+            with suppress(OSError):
+                directory.remove(name)
+
     def _content(self) -> bytes:
         return serialise(
             self._endpoint,
@@ -130,9 +139,7 @@ class Announcement:
         if self.name is not None:
             yield self.name
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", self._endpoint.name)[:100].strip("-._") or "instance"
-        yield plain + SUFFIX
-        for number in range(2, _NAMES_TRIED):
-            yield f"{plain}-{number}{SUFFIX}"
+        yield from file_names(plain)
 
     @staticmethod
     def _owner(directory: Directory, name: str) -> str | None:
@@ -164,7 +171,7 @@ async def keep_announced(
             await anyio.sleep(min(check_seconds, heartbeat_seconds))
             due = anyio.current_time() - beat >= heartbeat_seconds
             try:
-                if due or not await anyio.to_thread.run_sync(announcement.is_there):
+                if due or not await anyio.to_thread.run_sync(announcement.is_there, abandon_on_cancel=True):
                     await anyio.to_thread.run_sync(announcement.write)
                     beat = anyio.current_time()
                 failing = False

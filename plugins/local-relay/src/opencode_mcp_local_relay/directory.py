@@ -4,7 +4,10 @@ Owners and modes exist on POSIX only; on Windows these checks are left out.
 """
 
 import os
+import re
+import secrets
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +25,9 @@ _READ = (
 )
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _HAS_DIR_FD = os.open in os.supports_dir_fd
+_LINKS_FOLLOWED = os.link not in os.supports_follow_symlinks  # where that cannot be chosen
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 def current_uid() -> int | None:
@@ -44,8 +50,18 @@ def distrust(status: os.stat_result) -> tuple[str, str] | None:
     return None
 
 
+def temporary_name() -> str:
+    """A new name for a file on its way elsewhere, which nobody takes for a registration."""
+    return f".{secrets.token_hex(8)}.tmp"
+
+
 class Directory:
-    """A directory, open until the `with` block ends; names are those of files directly in it."""
+    """A directory, open until the `with` block ends; names are those of files directly in it.
+
+    Attributes:
+        status: What it was when it was opened.
+        trusted: Whether only we and root decide what it holds.
+    """
 
     def __init__(self, path: Path, *, trust_any_owner: bool) -> None:
         """Open `path` and check whose it is.
@@ -72,8 +88,10 @@ class Directory:
         if not stat.S_ISDIR(self.status.st_mode):
             self.close()
             raise self._no_directory()
+        problem = distrust(self.status) or distrust(link)
+        self.trusted = problem is None
         if not trust_any_owner:
-            self._refuse(distrust(self.status) or distrust(link))
+            self._refuse(problem)
 
     def _refuse(self, problem: tuple[str, str] | None) -> None:
         if problem is not None:
@@ -134,6 +152,19 @@ class Directory:
                     found.append(entry.name)
         return sorted(found), False
 
+    def abandoned(self, *, since: float) -> Iterator[str]:
+        """The temporary files of ours that nobody has touched after `since`, in seconds since the epoch."""
+        us = current_uid()
+        with os.scandir(self.path if self._fd is None else self._fd) as entries:
+            for entry in entries:
+                if not _TEMPORARY.fullmatch(entry.name) or entry.is_dir(follow_symlinks=False):
+                    continue
+                with suppress(FileNotFoundError):  # somebody else was faster
+                    status = entry.stat(follow_symlinks=False)
+                    # A rename, which leaves the time of the content alone, counts as well.
+                    if us in (None, status.st_uid) and max(status.st_mtime, status.st_ctime) < since:
+                        yield entry.name
+
     def stat(self, name: str) -> os.stat_result:
         """What `name` is, without following a link."""
         return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
@@ -179,7 +210,13 @@ class Directory:
             FileExistsError: If there is one.
         """
         try:
-            os.link(self._at(source), self._at(target), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            os.link(
+                self._at(source),
+                self._at(target),
+                src_dir_fd=self._fd,
+                dst_dir_fd=self._fd,
+                follow_symlinks=_LINKS_FOLLOWED,
+            )
         except FileExistsError:
             raise
         except OSError:  # a file system without hard links

@@ -6,9 +6,10 @@ import hashlib
 import os
 import stat
 import time
+from contextlib import suppress
 
-from opencode_mcp_local_relay.directory import Directory, distrust
-from opencode_mcp_local_relay.registration import SUFFIX, Registration, UnusableError, parse
+from opencode_mcp_local_relay.directory import Directory, distrust, temporary_name
+from opencode_mcp_local_relay.registration import SUFFIX, Registration, UnusableError, file_names, parse
 
 SIZE_LIMIT = 64 * 1024
 """Bytes; a registration is some hundred bytes long."""
@@ -19,6 +20,7 @@ GRACE_SECONDS = 2.0
 _FILE_IS_BAD = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP}
 
 Version = tuple[int, int, int, int, int]
+"""Device, inode, time of the last change of the content, the same of anything else, size."""
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -66,11 +68,11 @@ def look_at(directory: Directory, name: str, before: KnownFile | None) -> KnownF
     # Two writes within one step of the file system's clock leave the same times.
     file = KnownFile(version=version, seen=now, settled=age > 1)
     try:
-        content = _content(directory, target, status)
+        status, content = _content(directory, target, status)
         file.digest = hashlib.sha256(content).digest()
         if same is not None and same.digest == file.digest:
             file.seen = same.seen
-        file.registration = parse(content, name.removesuffix(SUFFIX))
+        file.registration = parse(content, name.removesuffix(SUFFIX), vouched=distrust(status) is None)
         file.group_writable = bool(status.st_mode & stat.S_IWGRP)
     except UnusableError as error:
         file.reason = str(error)
@@ -82,20 +84,49 @@ def look_at(directory: Directory, name: str, before: KnownFile | None) -> KnownF
     return file
 
 
-def is_unchanged(directory: Directory, name: str, known: KnownFile) -> bool:
-    """Whether the file `name` is, byte for byte and by its times, the one that is known.
+def remove_unchanged(directory: Directory, name: str, known: KnownFile) -> bool:
+    """Remove the file `name` if it is, byte for byte and by its times, the one that is known.
 
     Raises:
-        OSError: If it cannot be read.
+        FileNotFoundError: If it is gone.
+        OSError: If it cannot be read or removed.
     """
+    if not _is_unchanged(directory, name, known):
+        return False
+    # Somebody may put a new registration there at any moment, so what is removed is first taken aside.
+    aside = temporary_name()
+    directory.replace(name, aside)
+    removed = False
+    try:
+        if _is_unchanged(directory, aside, known, renamed=True):
+            directory.remove(aside)
+            removed = True
+    finally:
+        if not removed:
+            _put_back(directory, aside, name)
+    return removed
+
+
+def _put_back(directory: Directory, aside: str, name: str) -> None:
+    """Give a file its name again; if another one has taken it meanwhile, a name beside it."""
+    for other in file_names(name.removesuffix(SUFFIX)):
+        with suppress(FileExistsError):
+            directory.settle(aside, other)
+            return
+
+
+def _is_unchanged(directory: Directory, name: str, known: KnownFile, *, renamed: bool = False) -> bool:
     status = directory.stat(name)
     target: str | None = name
     if stat.S_ISLNK(status.st_mode):
         target, status = _follow(directory, name, status)
-    if _version(status) != known.version:
+    found, wanted = _version(status), known.version
+    if renamed:  # which counts as a change of its own on many file systems
+        found, wanted = (*found[:3], 0, *found[4:]), (*wanted[:3], 0, *wanted[4:])
+    if found != wanted:
         return False
     try:
-        content = _content(directory, target, status)
+        _, content = _content(directory, target, status)
     except UnusableError:
         return False
     return hashlib.sha256(content).digest() == known.digest
@@ -108,7 +139,8 @@ def read_registration(directory: Directory, name: str) -> Registration:
         UnusableError: If it is no usable registration.
         OSError: If it cannot be read.
     """
-    return parse(_content(directory, name, directory.stat(name)), name.removesuffix(SUFFIX))
+    _, content = _content(directory, name, directory.stat(name))
+    return parse(content, name.removesuffix(SUFFIX))
 
 
 def _version(status: os.stat_result) -> Version:
@@ -139,7 +171,7 @@ def _follow(directory: Directory, name: str, status: os.stat_result) -> tuple[st
     return (None, status) if stat.S_ISLNK(found.st_mode) else (target, found)
 
 
-def _content(directory: Directory, name: str | None, status: os.stat_result) -> bytes:
+def _content(directory: Directory, name: str | None, status: os.stat_result) -> tuple[os.stat_result, bytes]:
     """Read a regular file that nobody else can write; its name is None for a link that leads nowhere.
 
     Raises:
@@ -160,7 +192,7 @@ def _content(directory: Directory, name: str | None, status: os.stat_result) -> 
     _accept(directory, status)
     if len(content) > SIZE_LIMIT:
         raise UnusableError(f"it is larger than {SIZE_LIMIT // 1024} KiB")
-    return content
+    return status, content
 
 
 def _accept(directory: Directory, status: os.stat_result) -> None:

@@ -7,7 +7,7 @@ these only `port` is indispensable. Ours come on top: `id`, `version`, `heartbea
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ _MUST_BE = {
     "cwd": "one line of at most 4096 characters",
     "id": "a line of 1 to 512 characters",
 }
+_NAMES_TRIED = 1000
 _FACTS_KEPT = 16
 _SECRET = re.compile("pass|secret|token|credential|auth|key", re.IGNORECASE)
 _KEY_OF = {"url": "port", "directory": "cwd"}
@@ -70,12 +71,20 @@ class Registration:
     connected_at: float
 
 
-def parse(content: bytes, stem: str) -> Registration:
+def file_names(stem: str) -> Iterator[str]:
+    """The names for a registration file, in the order in which they are tried until one is free."""
+    yield stem + SUFFIX
+    for number in range(2, _NAMES_TRIED):
+        yield f"{stem}-{number}{SUFFIX}"
+
+
+def parse(content: bytes, stem: str, *, vouched: bool = False) -> Registration:
     """Read the content of a registration file.
 
     Args:
         content: The bytes of the file, of bounded size.
         stem: The file's name without `.json`: the id, and the name, of an instance that states none.
+        vouched: Whether only the user or root can have written it.
 
     Raises:
         UnusableError: If it is not a registration, or one that cannot be used.
@@ -100,7 +109,7 @@ def parse(content: bytes, stem: str) -> Registration:
             hostname=found.hostname or "",
             directory=found.cwd or "",
             labels=labels,
-            vouched=True,
+            vouched=vouched,
         )
     except ValidationError as error:
         raise _unusable(error) from None

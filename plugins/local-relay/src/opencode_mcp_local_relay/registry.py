@@ -1,24 +1,29 @@
 """What is registered: the files of the registry directory as one set of endpoints; removes one on request.
 
-Everything here blocks; `transport.py` calls it from a worker thread, one call at a time.
+Everything here blocks; `transport.py` calls it from a worker thread.
 """
 
 import dataclasses
 import logging
 import os
 import stat
+import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from opencode_mcp import Endpoint, Rejection, TransportError, clean_line
 from opencode_mcp_local_relay.directory import Directory
-from opencode_mcp_local_relay.file import KnownFile, is_unchanged, look_at
+from opencode_mcp_local_relay.file import KnownFile, look_at, remove_unchanged
 from opencode_mcp_local_relay.registration import SUFFIX
 
 logger = logging.getLogger(__name__)
 
 COUNT_LIMIT = 10_000
 """Files; what is beyond is left out."""
+_PATIENCE_SECONDS = 2.0
+"""How long one call waits for another."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +52,7 @@ class Registry:
         self._published: dict[str, tuple[str, Endpoint]] = {}  # by id: the file's name, what was published
         self._warned: dict[str, str] = {}  # by what it is about: what was said, until it is mended
         self._cannot_remove = False
+        self._busy = threading.Lock()
 
     def look(self) -> Look:
         """Read what is new, and return the whole set.
@@ -54,16 +60,17 @@ class Registry:
         Raises:
             TransportError: If the directory cannot be used, or not at present.
         """
-        try:
-            directory = self._open()
-        except FileNotFoundError:
-            self._files, self._published, self._warned = {}, {}, {}
-            return Look()
-        with directory:
+        with self._alone():
             try:
-                return self._look(directory)
-            except OSError as error:
-                raise directory.failure("read", error) from None
+                directory = self._open()
+            except FileNotFoundError:
+                self._files, self._published, self._warned = {}, {}, {}
+                return Look()
+            with directory:
+                try:
+                    return self._look(directory)
+                except OSError as error:
+                    raise directory.failure("read", error) from None
 
     def forget(self, endpoint: Endpoint, *, unchanged_seconds: float) -> None:
         """Remove the file behind `endpoint`, if it still says so and has not changed for that long."""
@@ -74,10 +81,9 @@ class Registry:
         if time.monotonic() - file.seen < unchanged_seconds:
             return  # written again meanwhile, so somebody looks after it
         try:
-            with self._open() as directory:
-                if not is_unchanged(directory, name, file):
+            with self._alone(), self._open() as directory:
+                if not remove_unchanged(directory, name, file):
                     return
-                directory.remove(name)
         except FileNotFoundError:
             return
         except (OSError, TransportError) as error:
@@ -90,6 +96,19 @@ class Registry:
             self._cannot_remove = True
         else:
             logger.info("Removed the registration file %s: its instance is gone.", self._path_of(name))
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Keep out of the way of a look that was given up, but may still be under way in its thread."""
+        if not self._busy.acquire(timeout=_PATIENCE_SECONDS):
+            raise TransportError(
+                f"The registry directory {self._shown} does not answer: an earlier look at it still hangs. "
+                "See whether its file system is there; it is tried again."
+            )
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     def _open(self) -> Directory:
         return Directory(self._path, trust_any_owner=self._trust_any_owner)
@@ -107,7 +126,7 @@ class Registry:
                 continue  # gone since it was listed
         self._files = files
         self._warn(directory, more=more)
-        self._published = _merge(files)
+        self._published = _merge(files, vouched=directory.trusted)
         return Look(
             endpoints=tuple(endpoint for _, endpoint in sorted(self._published.values(), key=_by_name)),
             rejections=tuple(
@@ -151,8 +170,11 @@ def _by_name(published: tuple[str, Endpoint]) -> str:
     return published[0]
 
 
-def _merge(files: dict[str, KnownFile]) -> dict[str, tuple[str, Endpoint]]:
-    """Make one set of what the files say: of two that mean the same server, the newer one counts."""
+def _merge(files: dict[str, KnownFile], *, vouched: bool) -> dict[str, tuple[str, Endpoint]]:
+    """Make one set of what the files say: of two that mean the same server, the newer one counts.
+
+    Unless the directory is `vouched` for, no file in it is.
+    """
     found = [(name, file, file.registration) for name, file in files.items() if file.registration is not None]
     found.sort(key=lambda item: (item[2].connected_at, item[1].version[2], item[0]), reverse=True)
     explicit = {registration.endpoint.id for _, _, registration in found if registration.explicit_id}
@@ -164,6 +186,8 @@ def _merge(files: dict[str, KnownFile]) -> dict[str, tuple[str, Endpoint]]:
             endpoint = endpoint.model_copy(
                 update={"id": name}
             )  # another one's id happens to be this file's name
+        if endpoint.vouched and not vouched:
+            endpoint = endpoint.model_copy(update={"vouched": False})
         if endpoint.id not in published and endpoint.url not in urls:
             published[endpoint.id] = (name, endpoint)
             urls.add(endpoint.url)

@@ -31,7 +31,8 @@ class LocalRelaySettings(Settings):
         False,
         takes="1 or 0",
         about="Accept a registry directory and files that belong to other users or that everybody can "
-        "write, as in containers. Whoever can write there decides where your messages go.",
+        "write, as in containers. Whoever can write there decides where your messages go; the password goes "
+        "only where both the directory and the file are yours or root's, and not everybody can write them.",
     )
 
     @field_validator("registry_dir")
@@ -39,5 +40,5 @@ class LocalRelaySettings(Settings):
     def _expand(cls, value: Path) -> Path:
         try:
             return value.expanduser().absolute()
-        except RuntimeError as error:  # no such user, or no home
+        except (RuntimeError, OSError) as error:  # no such user, no home; a working directory that is gone
             raise ValueError(str(error)) from None

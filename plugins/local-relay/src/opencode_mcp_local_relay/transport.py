@@ -1,7 +1,7 @@
 """The transport: publishes what is registered as it changes, and announces instances of this machine."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -14,8 +14,6 @@ from opencode_mcp_local_relay.watching import DirectoryWatch
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
-
-Result = TypeVar("Result")
 
 _BREATH_SECONDS = 0.2
 """Between two looks at the directory, however much happens there; also when a file seems half-written."""
@@ -97,7 +95,8 @@ class LocalRelay(Transport):
         if self.forget_after_seconds is None:
             return
         seconds = self.forget_after_seconds
-        await self._alone(lambda: self._registry.forget(endpoint, unchanged_seconds=seconds))
+        async with self._lock:  # brought to its end even when cancelled: half of it could lose a file
+            await anyio.to_thread.run_sync(lambda: self._registry.forget(endpoint, unchanged_seconds=seconds))
 
     async def announce(self, endpoint: Endpoint, *, task_status: "TaskStatus[None]") -> None:
         """Write the registration file of an instance on this machine, keep it, remove it when cancelled.
@@ -117,13 +116,11 @@ class LocalRelay(Transport):
         )
 
     async def _look(self) -> Look:
-        look = await self._alone(self._registry.look)
+        async with self._lock:
+            # Given up when cancelled, since a dead network file system may never answer.
+            look = await anyio.to_thread.run_sync(self._registry.look, abandon_on_cancel=True)
         self._rejected = look.rejections
         return look
-
-    async def _alone(self, work: Callable[[], Result]) -> Result:
-        async with self._lock:
-            return await anyio.to_thread.run_sync(work)
 
 
 class _Wake:

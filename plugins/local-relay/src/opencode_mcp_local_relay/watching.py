@@ -32,14 +32,14 @@ class DirectoryWatch:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            directory = await anyio.to_thread.run_sync(_identity, self._path)
+            directory = await _look(self._path)
             self._changed()
             if directory is None:
                 await anyio.sleep(_LOOK_SECONDS)
             elif self._gives_events:
                 await self._follow(directory)
             else:
-                while _same(directory, await anyio.to_thread.run_sync(_identity, self._path)):
+                while _same(directory, await _look(self._path)):
                     self._changed()
                     await anyio.sleep(_POLL_SECONDS)
 
@@ -81,7 +81,7 @@ class DirectoryWatch:
         while self._gives_events:
             self._heard = False
             await anyio.sleep(_LOOK_SECONDS)
-            now = await anyio.to_thread.run_sync(_identity, self._path)
+            now = await _look(self._path)
             if not _same(directory, now):
                 return
             if silent and not self._heard:
@@ -104,6 +104,11 @@ class DirectoryWatch:
 
 
 _Identity = tuple[int, int, int]
+
+
+async def _look(path: Path) -> _Identity | None:
+    # Given up when cancelled, since a dead network file system may never answer.
+    return await anyio.to_thread.run_sync(_identity, path, abandon_on_cancel=True)
 
 
 def _identity(path: Path) -> _Identity | None:
