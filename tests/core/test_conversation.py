@@ -192,7 +192,7 @@ async def test_a_session_that_stays_busy_behind_its_answer_does_not_hide_it(monk
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
         fake.answers = {"/session/status": JSONResponse({session: {"type": "busy"}})}
-        only(fleet).picture.is_busy = lambda _: False  # the stream says it rests; only then a prompt is sent
+        monkeypatch.setattr(only(fleet).picture, "is_busy", lambda _: False)  # the stream says that it rests
         reply = await Conversation(fleet).send("laptop", "hello", seconds=10)
         assert (reply.state, reply.text) == ("done", "You said: hello")
 

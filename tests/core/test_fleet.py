@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+from typing import Any
 
 import anyio
 import httpx2
@@ -360,7 +361,7 @@ async def test_a_connect_that_raises_or_hangs_is_a_failure_of_that_instance_only
                 if endpoint.name == "raises":
                     raise ZeroDivisionError
                 await anyio.sleep_forever()
-                yield
+                yield Route(base_url="")
 
             return odd()
 
@@ -495,7 +496,7 @@ async def test_a_broken_project_elsewhere_on_a_server_does_not_hide_its_own():
         fake.create_session("other", directory="/gone")
         await until(lambda: only(fleet).directories)
 
-        api = only(fleet).api
+        api: Any = only(fleet).api
         ask = api._http.get
 
         async def get(path, params=None, **options):

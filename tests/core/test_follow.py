@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -11,7 +12,7 @@ from opencode_mcp.errors import ProtocolError, UnreachableError
 from opencode_mcp.fleet.follow import follow
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
-from opencode_mcp.opencode.api import ActivityChanged, Alive, Snapshot
+from opencode_mcp.opencode.api import ActivityChanged, Alive, Event, Snapshot
 from support.fleets import until
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +34,7 @@ class Scripted:
         self.pings = 0
 
     @asynccontextmanager
-    async def events(self) -> AsyncGenerator[AsyncIterator]:
+    async def events(self) -> AsyncGenerator[AsyncIterator[Event]]:
         async def received():
             async for event in self._receive:
                 yield event
@@ -77,7 +78,8 @@ class Notebook:
 
 
 async def test_an_event_that_overtakes_the_snapshot_is_not_undone_by_it():
-    api, notes = Scripted("ses_1"), Notebook()
+    api: Any = Scripted("ses_1")
+    notes = Notebook()
     async with anyio.create_task_group() as tasks:
         api.send.send_nowait(Alive())
         tasks.start_soon(follow, api, notes, SLOW)
@@ -92,7 +94,8 @@ async def test_an_event_that_overtakes_the_snapshot_is_not_undone_by_it():
 
 
 async def test_an_event_after_the_snapshot_counts():
-    api, notes = Scripted("ses_1"), Notebook()
+    api: Any = Scripted("ses_1")
+    notes = Notebook()
     api.snapshot_may_come.set()
     async with anyio.create_task_group() as tasks:
         api.send.send_nowait(Alive())
@@ -106,7 +109,7 @@ async def test_an_event_after_the_snapshot_counts():
 
 
 async def test_a_stream_that_ends_is_an_error_though_the_snapshot_still_hangs():
-    api = Scripted()
+    api: Any = Scripted()
     api.send.send_nowait(Alive())
     api.send.close()
     with pytest.raises(UnreachableError, match="stream ended"), anyio.fail_after(2):
@@ -115,7 +118,7 @@ async def test_a_stream_that_ends_is_an_error_though_the_snapshot_still_hangs():
 
 
 async def test_a_snapshot_that_fails_ends_the_connection_with_its_reason():
-    api = Scripted()
+    api: Any = Scripted()
     api.error = ProtocolError("no good")
     api.snapshot_may_come.set()
     api.send.send_nowait(Alive())
@@ -125,7 +128,8 @@ async def test_a_snapshot_that_fails_ends_the_connection_with_its_reason():
 
 
 async def test_silence_leads_to_a_ping_and_a_mute_stream_is_given_up_though_pings_are_answered():
-    api, notes = Scripted(), Notebook()
+    api: Any = Scripted()
+    notes = Notebook()
     api.snapshot_may_come.set()
     api.send.send_nowait(Alive())
     with pytest.raises(UnreachableError, match="fell silent"), anyio.fail_after(5):

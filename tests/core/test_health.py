@@ -12,7 +12,6 @@ from opencode_mcp.errors import (
     RequestError,
     UnreachableError,
 )
-from opencode_mcp.fleet import health as health_module
 from opencode_mcp.fleet.health import Health
 from opencode_mcp.fleet.pace import Pace
 
@@ -20,7 +19,7 @@ from opencode_mcp.fleet.pace import Pace
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(health_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 

@@ -24,6 +24,7 @@ class Answer:
         status: An HTTP status of 400 or more fails the request.
         message: The words of that failure.
         delay: Seconds before each piece.
+        tokens: How many it says the request had.
         gate: Nothing after the first piece is sent before this event is set.
     """
 
@@ -33,6 +34,7 @@ class Answer:
     status: int = 200
     message: str = "scripted failure"
     delay: float = 0.0
+    tokens: int = 10
     gate: anyio.Event | None = None
 
 
@@ -96,7 +98,8 @@ class ModelServer:
             await _event(send, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         finish = "tool_calls" if answer.calls else "stop"
         await _event(send, {"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
-        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        total = answer.tokens + 5
+        usage = {"prompt_tokens": answer.tokens, "completion_tokens": 5, "total_tokens": total}
         await _event(send, {"choices": [], "usage": usage})
         await _body(send, "data: [DONE]\n\n", more=False)
 
