@@ -47,15 +47,15 @@ def site(tmp_path: Path) -> Site:
 
 DEMO = Path(__file__).parents[2] / "demo" / "demo.py"
 OPENCODE = """\
-#!{python}
+#!/bin/sh
+"exec" "{python}" "$0" "$@"  # a blank in the path is more than a first line can take
 import http.server, json, sys, time
 
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        status, body = 200, b"[]"
         if self.path == "/global/health":
-            body = json.dumps({health}).encode()
-        elif self.path in ("/config", "/provider"):
+            status, body = 200, json.dumps({health}).encode()
+        else:
             status, body = {answer}
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
@@ -68,6 +68,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1])), Answers).serve_forever()
 """
 HEALTHY = "{'version': '1.18.33'}"
+
+
+def refuses(path: str) -> str:
+    return f"""500 if self.path == {path!r} else 200, b'{{"connected": ["a-provider"]}}'"""
 
 
 @pytest.fixture
@@ -93,7 +97,8 @@ def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> N
     ("health", "answer", "why"),
     [
         (HEALTHY, "time.sleep(60)", "does not tell its configuration (ReadTimeout)"),
-        (HEALTHY, "500, b'{}'", "does not tell its configuration (HTTPStatusError)"),
+        (HEALTHY, refuses("/config"), "does not tell its configuration (HTTPStatusError)"),
+        (HEALTHY, refuses("/provider"), "does not tell its configuration (HTTPStatusError)"),
         (HEALTHY, "200, b'<html>'", "does not tell its configuration (JSONDecodeError)"),
         (HEALTHY, "200, b'[]'", "does not tell its configuration (AttributeError)"),
         (HEALTHY, """200, b'{"connected": 7}'""", "does not tell its configuration (TypeError)"),

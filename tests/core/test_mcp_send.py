@@ -264,7 +264,7 @@ async def test_a_message_that_the_agent_has_not_begun_with_yet_makes_its_session
         second = await connection.call("send", instance="alpha", message="Two", wait=0)
         assert second.data["state"] == "busy"
         begin.set()
-        await until(lambda: fake.busy)
+        await connection.until("alpha", activity="busy")
         gate.open()
         await connection.until("alpha", activity="idle")
         assert (await connection.call("read", instance="alpha")).data["activity"] == "idle"

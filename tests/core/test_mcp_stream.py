@@ -127,6 +127,22 @@ async def test_another_sessions_words_are_not_mixed_in(mode: str) -> None:
         assert sending.streamed == sending.answer.text == "My answer."
 
 
+async def test_the_answer_to_somebody_elses_message_is_not_mixed_in(mode: str) -> None:
+    """A person at the machine writes into the same session; OpenCode answers both in one go."""
+    fake, gate = FakeOpenCode(), Gate()
+    fake.script(Reply(chunks=["My ", "answer."], gate=gate), Reply(text="Their answer.", gate=gate))
+    session = fake.create_session("Shared")
+    async with connected(fake, mode=mode) as connection:
+        async with connection.meanwhile("send", instance="alpha", message="Mine") as sending:
+            gate.release()
+            await until(lambda: sending.heard)
+            fake.prompt(session, "Theirs")
+            gate.open()
+        assert sending.streamed == sending.answer.text == "My answer."
+        await connection.until("alpha", activity="idle")
+        assert "Their answer." in (await connection.call("read", instance="alpha")).text
+
+
 async def test_a_permission_is_told_while_waiting_and_the_answer_follows_it(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

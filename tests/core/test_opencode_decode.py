@@ -13,6 +13,8 @@ import pytest
 from opencode_mcp import Activity, Session
 from opencode_mcp.opencode import v1_decode as decode
 from opencode_mcp.opencode.api import (
+    AUTOMATIC,
+    MOST_TEXT,
     ActivityChanged,
     Alive,
     Delta,
@@ -325,6 +327,31 @@ def test_messages_hold_their_text_and_tools_and_how_they_ended():
     assert (failed.error, failed.completed, failed.finish) == ("APIError: no credit", True, "")
 
 
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({**TEXT, "type": "compaction"}, AUTOMATIC),
+        ({**TEXT, "synthetic": True}, AUTOMATIC),
+        ({**TEXT, "synthetic": "yes"}, "text"),
+        (TEXT, "text"),
+    ],
+)
+def test_what_opencode_itself_wrote_is_marked_as_such(part: dict[str, Any], kind: str):
+    event = decode.event(envelope("message.part.updated", part=part))
+    assert isinstance(event, PartUpdated)
+    assert event.kind == kind
+    (message,) = decode.messages([{"info": USER, "parts": [part]}])
+    assert message.automatic is (kind == AUTOMATIC)
+    (mixed, empty) = decode.messages([{"info": USER, "parts": [part, TEXT]}, {"info": USER, "parts": []}])
+    assert (mixed.automatic, empty.automatic) == (False, False)
+
+
+@pytest.mark.parametrize(("said", "summary"), [(True, True), (False, False), ({"title": "x"}, False)])
+def test_a_summary_of_a_conversation_is_marked_as_such(said: object, summary: bool):
+    (message,) = decode.messages([{"info": {**ASSISTANT, "summary": said}, "parts": []}])
+    assert message.summary is summary
+
+
 def test_a_message_with_an_error_is_finished_even_without_a_time():
     (message,) = decode.messages([{"info": {**FAILED, "time": {"created": 1}}, "parts": []}])
     assert (message.completed, message.error) == (True, "APIError: no credit")
@@ -459,6 +486,19 @@ def test_whatever_is_listed_is_safe_and_readable():
         assert_safe(one)
         assert "red link right" in one.summary
     assert decode.messages(spoilt(STORED))[1].text == "red link right  end"
+
+
+def test_a_very_long_text_is_cut():
+    endless = {**TEXT, "text": "x" * (MOST_TEXT + 1)}
+    (message,) = decode.messages([{"info": ASSISTANT, "parts": [endless]}])
+    event = decode.event(envelope("message.part.updated", part=endless))
+    assert isinstance(event, PartUpdated)
+    assert len(message.text) == len(event.text) == MOST_TEXT
+    assert message.text[-1] == event.text[-1] == "…"
+
+
+def test_of_a_list_without_end_only_the_beginning_is_read():
+    assert len(decode.sessions([SESSION] * 20_000)) == 5_000
 
 
 def test_lines_are_bounded():

@@ -4,6 +4,8 @@ Without arguments it is the MCP server, and starting that is kept fast: no comma
 """
 
 import gc
+import os
+import signal
 import sys
 
 
@@ -14,6 +16,8 @@ def main() -> None:
     gc.disable()
     try:
         if len(sys.argv) == 1:
+            if sys.platform != "win32":  # where the server does not listen to signals by itself, later on
+                signal.signal(signal.SIGINT, _leave)
             from opencode_mcp.cli.serve import serve
 
             serve()
@@ -23,5 +27,9 @@ def main() -> None:
             gc.enable()
             gc.freeze()
             app()
-    except KeyboardInterrupt:  # while it was starting; later the server ends itself
+    except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _leave(*_: object) -> None:
+    os._exit(130)  # there is nothing to clean up yet

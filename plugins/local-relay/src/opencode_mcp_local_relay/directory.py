@@ -157,7 +157,7 @@ class Directory:
         us = current_uid()
         with os.scandir(self.path if self._fd is None else self._fd) as entries:
             for entry in entries:
-                if not _TEMPORARY.fullmatch(entry.name) or entry.is_dir(follow_symlinks=False):
+                if not _TEMPORARY.fullmatch(entry.name):
                     continue
                 with suppress(FileNotFoundError):  # somebody else was faster
                     status = entry.stat(follow_symlinks=False)
