@@ -321,7 +321,7 @@ async def test_a_transport_that_fails_from_the_start_does_not_delay_the_first_lo
 async def test_a_transport_that_publishes_far_too_much_is_cut_off_and_reported(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("opencode_mcp.fleet.hub._MAX_ENDPOINTS", 3)
+    monkeypatch.setattr("opencode_mcp.fleet.watched._MAX_ENDPOINTS", 3)
     listed = Listed()
     many = [endpoint(f"http://127.0.0.1:{1 + number}", f"n{number}") for number in range(5)]
     async with running_fleet(listed) as fleet:

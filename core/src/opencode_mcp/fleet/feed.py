@@ -1,10 +1,18 @@
 """A subscription to one instance's events: bounded, and never a brake on the stream it is fed from."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import anyio
 
-from opencode_mcp.opencode.api import Event
+from opencode_mcp.opencode.api import (
+    ActivityChanged,
+    Delta,
+    Event,
+    MessageUpdated,
+    PartUpdated,
+    SessionFailed,
+)
 
 _CAPACITY = 20_000
 
@@ -42,3 +50,43 @@ class Feed:
         """Wait until something arrives or happens, at most `seconds`."""
         with anyio.move_on_after(seconds):
             await self._arrived.wait()
+
+
+class Feeds:
+    """The subscriptions to one instance."""
+
+    def __init__(self) -> None:
+        self._open: list[Feed] = []
+
+    @contextmanager
+    def opened(self, session_id: str) -> Generator[Feed]:
+        """Subscribe to a session for as long as the context is entered."""
+        feed = Feed(session_id)
+        self._open.append(feed)
+        try:
+            yield feed
+        finally:
+            self._open.remove(feed)
+
+    def put(self, event: Event) -> None:
+        """Pass an event on to those who follow its session; any other lets all look around."""
+        if not self._open:
+            return
+        match event:
+            case (
+                Delta(session_id)
+                | MessageUpdated(session_id)
+                | PartUpdated(session_id)
+                | SessionFailed(session_id)
+                | ActivityChanged(session_id)
+            ):
+                for feed in self._open:
+                    if feed.session_id == session_id:
+                        feed.put(event)
+            case _:
+                self.wake()
+
+    def wake(self) -> None:
+        """Let all waiting readers look around."""
+        for feed in self._open:
+            feed.wake()

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -14,56 +14,20 @@ import anyio.to_thread
 import pluggy
 from anyio.abc import TaskGroup
 
-from opencode_mcp.errors import ConversationError, TransportError, ours
+from opencode_mcp.errors import ConversationError
 from opencode_mcp.fleet.monitor import Monitor
 from opencode_mcp.fleet.names import Names, resolve
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.policies import Policies
+from opencode_mcp.fleet.watched import Key, Watched
 from opencode_mcp.model import Endpoint, Rejection
 from opencode_mcp.opencode import warm_up
 from opencode_mcp.settings import CoreSettings, Settings
-from opencode_mcp.text import clean_line
-from opencode_mcp.transport import Transport, TransportPlugin
+from opencode_mcp.transport import TransportPlugin
 
 logger = logging.getLogger(__name__)
 
-_MAX_ENDPOINTS = 5_000
 _STARTED_AT_ONCE = 8
-_TRANSPORT_RETRIES = (1.0, 2.0, 5.0, 10.0, 30.0)
-
-Key = tuple[str, str]
-"""An endpoint within the fleet: its transport's name and its id."""
-
-
-@dataclasses.dataclass
-class _Watched:
-    """A selected transport and what it published last."""
-
-    plugin: TransportPlugin[Any]
-    settings: Settings
-    transport: Transport | None = None
-    endpoints: Mapping[Key, Endpoint] = dataclasses.field(default_factory=dict[Key, Endpoint])
-    problem: str = ""
-    looked: anyio.Event = dataclasses.field(default_factory=anyio.Event)
-
-    def rejected(self) -> Sequence[Rejection]:
-        """What the transport found and left out, as safe text."""
-        if self.transport is None:
-            return ()
-        try:
-            return [
-                Rejection(source=clean_line(one.source, 500), reason=clean_line(one.reason, 500))
-                for one in self.transport.rejected()
-            ]
-        except Exception as error:  # foreign code: the others are to be seen all the same
-            reason = f"It cannot say what it left out: {type(error).__name__}."
-            return [Rejection(source=f"transport {self.plugin.name}", reason=reason)]
-
-    def opened(self) -> Transport:
-        """The transport as it was opened last."""
-        if self.transport is None:
-            raise TransportError("The transport is not open.")
-        return self.transport
 
 
 @dataclasses.dataclass
@@ -89,9 +53,12 @@ class Fleet:
         settings: CoreSettings,
         pace: Pace | None = None,
     ) -> None:
-        self._watched = [_Watched(plugin, own) for plugin, own in transports]
+        rescan_seconds = settings.discovery_interval_ms / 1000
+        self._watched = [
+            Watched(plugin, own, rescan_seconds=rescan_seconds, published=self._reconcile)
+            for plugin, own in transports
+        ]
         self._policies = Policies(hook, settings)
-        self._settings = settings
         self._pace = pace or Pace(probe=settings.health_check_timeout_ms / 1000)
         self._names = Names()
         self._running: dict[Key, _Running] = {}
@@ -109,7 +76,7 @@ class Fleet:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._start_in_turn, tasks)
             for watched in self._watched:
-                tasks.start_soon(self._watch, watched)
+                tasks.start_soon(watched.run)
             try:
                 yield self
             finally:
@@ -134,20 +101,12 @@ class Fleet:
     @property
     def problems(self) -> Sequence[Rejection]:
         """Transports that do not work at present, and what the others found and left out."""
-        found: list[Rejection] = []
-        for one in self._watched:
-            if one.problem:
-                found.append(Rejection(source=f"transport {one.plugin.name}", reason=one.problem))
-            elif not one.looked.is_set():
-                found.append(Rejection(source=f"transport {one.plugin.name}", reason="It is still starting."))
-            found.extend(one.rejected())
-        return found
+        return [problem for watched in self._watched for problem in watched.problems]
 
     @property
     def invitations(self) -> Sequence[str]:
         """How to put an instance on each transport."""
-        found = [clean_line(one.transport.invitation, 1000) for one in self._watched if one.transport]
-        return [invitation for invitation in found if invitation]
+        return [watched.invitation for watched in self._watched if watched.invitation]
 
     async def discovered(self, seconds: float) -> None:
         """Wait until every transport has looked once, but at most `seconds`, and only the first time."""
@@ -168,44 +127,6 @@ class Fleet:
                 await monitor.looked.wait()
         self._first_look_over = True
 
-    async def _watch(self, watched: _Watched) -> None:
-        """Run one transport for good; one that fails is reported, keeps its last set, and is tried again."""
-        failures = 0
-        while True:
-            began = anyio.current_time()
-            try:
-                async with watched.plugin.open(watched.settings) as transport:
-                    watched.transport = transport
-                    transport.rescan_seconds = self._settings.discovery_interval_ms / 1000
-                    await transport.watch(lambda endpoints: self._publish(watched, endpoints))
-                problem = "Its watch ended without an error."
-            except Exception as error:  # foreign code: its failure must not stop the others
-                known = ours(error)
-                why = f"It failed with {type(error).__name__}; OPENCODE_MCP_LOG_LEVEL=DEBUG tells more."
-                problem = clean_line(str(known), 500) if known else why
-                logger.debug("Transport %s failed.", watched.plugin.name, exc_info=error)
-            failures = 0 if anyio.current_time() - began > _TRANSPORT_RETRIES[-1] else failures
-            wait = _TRANSPORT_RETRIES[min(failures, len(_TRANSPORT_RETRIES) - 1)]
-            failures += 1
-            if problem != watched.problem:
-                logger.warning("Transport %s: %s It is tried again.", watched.plugin.name, problem)
-            watched.problem = problem
-            watched.looked.set()
-            await anyio.sleep(wait)
-
-    def _publish(self, watched: _Watched, endpoints: Sequence[Endpoint]) -> None:
-        if len(endpoints) > _MAX_ENDPOINTS:
-            watched.problem = (
-                f"It publishes {len(endpoints)} endpoints; only the first {_MAX_ENDPOINTS} count."
-            )
-            logger.warning("Transport %s: %s", watched.plugin.name, watched.problem)
-            endpoints = endpoints[:_MAX_ENDPOINTS]
-        else:
-            watched.problem = ""
-        watched.endpoints = {(watched.plugin.name, endpoint.id): endpoint for endpoint in endpoints}
-        self._reconcile()
-        watched.looked.set()
-
     def _reconcile(self) -> None:
         """Make the monitors match what the transports say."""
         wanted = self._wanted()
@@ -218,10 +139,10 @@ class Fleet:
             else:
                 running.monitor.update(self._names.assign(key, endpoint.name), endpoint)
 
-    def _wanted(self) -> dict[Key, tuple[Endpoint, _Watched]]:
+    def _wanted(self) -> dict[Key, tuple[Endpoint, Watched]]:
         """Collect the admitted endpoints, one for each server; who is followed already stays."""
         self._refused &= {key for watched in self._watched for key in watched.endpoints}
-        wanted: dict[Key, tuple[Endpoint, _Watched]] = {}
+        wanted: dict[Key, tuple[Endpoint, Watched]] = {}
         by_url: dict[str, Key] = {}
         for watched in self._watched:
             for key, endpoint in watched.endpoints.items():
@@ -236,7 +157,7 @@ class Fleet:
                 wanted[key] = (endpoint, watched)
         return wanted
 
-    def _start(self, key: Key, endpoint: Endpoint, watched: _Watched) -> None:
+    def _start(self, key: Key, endpoint: Endpoint, watched: Watched) -> None:
         name = self._names.assign(key, endpoint.name)
         monitor = self._former.get(key)
         if monitor is not None:
@@ -248,12 +169,12 @@ class Fleet:
         self._waiting.append(running)
         self._someone_waits.set()
 
-    def _monitor(self, name: str, endpoint: Endpoint, watched: _Watched) -> Monitor:
+    def _monitor(self, name: str, endpoint: Endpoint, watched: Watched) -> Monitor:
         return Monitor(
             name=name,
             endpoint=endpoint,
             transport=watched.opened,
-            transport_name=watched.plugin.name,
+            transport_name=watched.name,
             pace=self._pace,
             authenticate=self._policies.authenticate,
             changed=self._policies.tell,

@@ -4,30 +4,22 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 import anyio
 import httpx2
 
 from opencode_mcp.errors import CredentialsError, LocalError, OpenCodeMCPError, UnreachableError, ours
-from opencode_mcp.fleet.feed import Feed
+from opencode_mcp.fleet.feed import Feed, Feeds
 from opencode_mcp.fleet.follow import StreamEndedError, follow
 from opencode_mcp.fleet.health import Health
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
 from opencode_mcp.model import Endpoint, Instance, Route, Status
 from opencode_mcp.opencode import Http, OpenCode, detect
-from opencode_mcp.opencode.api import (
-    ActivityChanged,
-    Delta,
-    Event,
-    MessageUpdated,
-    PartUpdated,
-    SessionFailed,
-    Snapshot,
-)
+from opencode_mcp.opencode.api import Event, Snapshot
 from opencode_mcp.text import clean_path
 from opencode_mcp.transport import Transport
 
@@ -75,7 +67,7 @@ class Monitor:
         self._version = ""
         self._stocked = False
         self._api: OpenCode | None = None
-        self._feeds: list[Feed] = []
+        self._feeds = Feeds()
         self._connection = anyio.CancelScope()
         self._nudged = anyio.Event()
         self._outcome = anyio.Event()
@@ -151,15 +143,9 @@ class Monitor:
             with anyio.move_on_after(seconds):
                 await self._outcome.wait()
 
-    @contextmanager
-    def feed(self, session_id: str) -> Generator[Feed]:
+    def feed(self, session_id: str) -> AbstractContextManager[Feed]:
         """Collect the events of a session, without its sub-agents', from this moment on."""
-        feed = Feed(session_id)
-        self._feeds.append(feed)
-        try:
-            yield feed
-        finally:
-            self._feeds.remove(feed)
+        return self._feeds.opened(session_id)
 
     def take_stock(self, snapshot: Snapshot, *, streaming: bool) -> None:
         """Start the picture afresh from a snapshot."""
@@ -169,28 +155,14 @@ class Monitor:
         self.alive()
         self._show()
         self._looked()
-        self._wake_feeds()
+        self._feeds.wake()
 
     def take_note(self, event: Event) -> None:
         """Learn from an event, and pass it on to those who follow its session."""
         self.alive()
         if self.picture.apply(event):
             self._show()
-        if not self._feeds:
-            return
-        match event:
-            case (
-                Delta(session_id)
-                | MessageUpdated(session_id)
-                | PartUpdated(session_id)
-                | SessionFailed(session_id)
-                | ActivityChanged(session_id)
-            ):
-                for feed in self._feeds:
-                    if feed.session_id == session_id:
-                        feed.put(event)
-            case _:
-                self._wake_feeds()
+        self._feeds.put(event)
 
     def alive(self) -> None:
         """Take note of a sign of life."""
@@ -209,7 +181,7 @@ class Monitor:
             self._withdrawn_at = time.monotonic()
             self._health.withdrawn()
             self._shown = self._look()
-            self._wake_feeds()
+            self._feeds.wake()
 
     async def _try(self) -> float:
         """Connect and follow until that ends, and return how long to wait before the next try, in seconds."""
@@ -223,7 +195,7 @@ class Monitor:
             failure = ours(error) or self._foreign(error)
         finally:
             self._api, self.streaming = None, False
-            self._wake_feeds()
+            self._feeds.wake()
         if failure is None:
             return 0.0
         if isinstance(failure, CredentialsError) and not self._endpoint.vouched:
@@ -317,7 +289,3 @@ class Monitor:
         self.looked.set()
         self._outcome.set()
         self._outcome = anyio.Event()
-
-    def _wake_feeds(self) -> None:
-        for feed in self._feeds:
-            feed.wake()
