@@ -134,7 +134,7 @@ def transports(as_json: _Json = False) -> None:
 
 def _prompt(message: str) -> str:
     try:
-        prompt = sys.stdin.read() if message == "-" else message
+        prompt = (sys.stdin.read() if sys.stdin else "") if message == "-" else message  # None if it is closed
         prompt.encode()  # bytes that are no text come as lone surrogates
     except UnicodeError:
         give_up(
