@@ -33,9 +33,12 @@ ANSWER = (
     "Install OpenCode, give it a model, and run the demo again to hear a real agent."
 )
 
-
+START_SECONDS = 40
+"""How long OpenCode may take to start and tell its configuration."""
+CONFIGURATION_SECONDS = 20.0
+"""How long each answer about its configuration may take; 8 s on a slow machine without network."""
 ANSWER_SECONDS = 5.0
-"""How long OpenCode may take for one answer, once it runs."""
+"""How long OpenCode may take for any other answer."""
 ODD = (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, AttributeError, TypeError)
 """What asking it may raise: it does not answer, or otherwise than an OpenCode does."""
 
@@ -166,7 +169,7 @@ async def real_open_code(executable: str, project: Path) -> AsyncGenerator[tuple
 async def why_useless(process: Process, url: str) -> str:
     """Wait for OpenCode to answer, and say why it cannot take part; an empty string if it can."""
     async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=ANSWER_SECONDS) as client:
-        with anyio.move_on_after(20):
+        with anyio.move_on_after(START_SECONDS):
             while process.returncode is None:
                 with suppress(*ODD):
                     if not (await client.get("/global/health")).json()["version"].startswith("1."):
@@ -176,15 +179,20 @@ async def why_useless(process: Process, url: str) -> str:
             else:
                 return "the `opencode` on PATH ended at once"
             try:
-                config: dict[str, Any] = (await client.get("/config")).raise_for_status().json()
-                providers: dict[str, Any] = (await client.get("/provider")).raise_for_status().json()
+                config: dict[str, Any] = (await ask(client, "/config")).json()
+                providers: dict[str, Any] = (await ask(client, "/provider")).json()
                 # The provider `opencode` is connected on every fresh installation, without anybody's choice.
                 if config.get("model") or set(providers.get("connected", [])) - {"opencode"}:
                     return ""
             except ODD as error:
                 return f"the `opencode` on PATH does not tell its configuration ({type(error).__name__})"
             return "the `opencode` on PATH has no model configured"
-        return "the `opencode` on PATH did not answer within 20 s"
+        return f"the `opencode` on PATH did not answer within {START_SECONDS} s"
+
+
+async def ask(client: httpx2.AsyncClient, path: str) -> httpx2.Response:
+    """Ask OpenCode for what it may first have to fetch from the network, and wait for in vain without one."""
+    return (await client.get(path, timeout=CONFIGURATION_SECONDS)).raise_for_status()
 
 
 async def delete_sessions(url: str) -> None:

@@ -93,6 +93,7 @@ def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> N
     monkeypatch.setenv("PATH", str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("health", "answer", "why"),
     [
@@ -115,7 +116,7 @@ async def test_the_demo_uses_the_fake_and_says_why_if_opencode_answers_late_or_o
     answer: str,
     why: str,
 ) -> None:
-    monkeypatch.setattr(demo, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(demo, "CONFIGURATION_SECONDS", 0.5)
     source = OPENCODE.format(python=sys.executable, health=health, answer=answer)
     put_on_path(tmp_path / "bin", monkeypatch, source)
     with anyio.fail_after(30):
@@ -124,6 +125,7 @@ async def test_the_demo_uses_the_fake_and_says_why_if_opencode_answers_late_or_o
     assert f"The built-in FakeOpenCode runs at {url}, since the `opencode` on PATH {why}." in flat(capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("health", ["[]", "7", "{'version': 7}", "{}"])
 async def test_the_demo_gives_a_server_up_that_never_says_a_version(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, health: str
@@ -139,9 +141,10 @@ async def test_the_demo_gives_a_server_up_that_never_says_a_version(
         async with demo.real_open_code(
             str(tmp_path / "bin" / "opencode"), await a_project(tmp_path)
         ) as found:
-            assert found == ("", "the `opencode` on PATH did not answer within 20 s")
+            assert found == ("", "the `opencode` on PATH did not answer within 40 s")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "why"),
     [
@@ -223,9 +226,11 @@ def test_a_relative_directory_in_a_working_directory_that_is_gone_is_told_as_a_b
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("opencode-mcp: RELAY_REGISTRY_DIR=")
-    assert "cannot be used: it takes the path of a directory" in ended.stderr
-    assert ended.stderr.count("\n") == 1
+    # A script in a path with a blank starts through a shell, which has a word of its own to say.
+    said = [line for line in ended.stderr.splitlines() if not line.startswith("sh: ")]
+    assert len(said) == 1
+    assert said[0].startswith("opencode-mcp: RELAY_REGISTRY_DIR=")
+    assert "cannot be used: it takes the path of a directory" in said[0]
 
 
 def fail(error: BaseException) -> type[Settings]:

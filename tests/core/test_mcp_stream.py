@@ -182,8 +182,8 @@ async def test_a_silent_agent_gives_signs_of_life(mode: str, monkeypatch: pytest
     fake.script(Reply(text="Finally.", gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Think") as sending:
-            await until(lambda: len(sending.heard) >= 3)
-            assert all(sign.startswith("[at work") and sign.endswith(" s]") for sign in sending.heard)
+            await until(lambda: sum(sign.startswith("[at work; ") for sign in sending.heard) >= 3)
+            assert all(sign.endswith(" s]") for sign in sending.heard)
             gate.open()
         assert sending.heard[-1] == sending.answer.text == "Finally."
 

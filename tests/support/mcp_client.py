@@ -173,6 +173,20 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
             await anyio.sleep(0.005)
 
 
+def prompts(fake: FakeOpenCode) -> list[tuple[str, str]]:
+    """Session and text of every prompt that came in."""
+    return [
+        (request.path.split("/")[2], request.body["parts"][0]["text"])
+        for request in fake.requests
+        if request.path.endswith("/prompt_async")
+    ]
+
+
+def aborts(fake: FakeOpenCode) -> list[str]:
+    """The sessions that were to be aborted."""
+    return [request.path.split("/")[2] for request in fake.requests if request.path.endswith("/abort")]
+
+
 def hold_back_turns(fake: FakeOpenCode, monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
     """Let prompts be taken and nothing happen until the event is set, as OpenCode does for up to a second."""
     start, begin = fake._routes._start, anyio.Event()

@@ -134,7 +134,8 @@ def transports(as_json: _Json = False) -> None:
 
 def _prompt(message: str) -> str:
     try:
-        prompt = (sys.stdin.read() if sys.stdin else "") if message == "-" else message  # None if it is closed
+        typed = sys.stdin.read() if message == "-" and sys.stdin else ""  # None if it was closed
+        prompt = typed if message == "-" else message
         prompt.encode()  # bytes that are no text come as lone surrogates
     except UnicodeError:
         give_up(
