@@ -11,7 +11,7 @@ import pytest
 
 from opencode_mcp import CONTRACT_VERSION, Endpoint
 from opencode_mcp.errors import PluginError
-from opencode_mcp.plugins import InstalledTransport, Plugins, installed_transports
+from opencode_mcp.plugins import InstalledTransport, Plugins, installed_transports, missing_transports
 from support.command import Command, Outcome
 from support.distributions import Site
 
@@ -411,7 +411,8 @@ def test_transports_lists_the_good_and_the_broken_and_what_is_missing(command: C
     ended = command("transports", "--json", TRANSPORT=selected, PYTHONPATH=str(site.path))
     assert (ended.code, ended.err) == (0, "")
     rows = {one["name"]: one for one in json.loads(ended.out)}
-    assert set(rows) == {"broken", "local-relay", "semaphore"}
+    assert set(rows) == {"broken", "local-relay", "missing", "semaphore"}
+    assert (rows["missing"]["selected"], rows["missing"]["broken"]) == (True, True)
     assert rows["semaphore"] == {
         "name": "semaphore",
         "distribution": "opencode-mcp-semaphore",
@@ -424,3 +425,9 @@ def test_transports_lists_the_good_and_the_broken_and_what_is_missing(command: C
     assert rows["broken"]["broken"] is True
     assert "ModuleNotFoundError: No module named 'nowhere'" in rows["broken"]["problem"]
     assert rows["local-relay"]["selected"] is False
+
+
+def test_a_selected_transport_that_is_not_installed_is_a_broken_row_of_its_own():
+    (row,) = missing_transports(["local-relay", "nowhere"])
+    assert (row.name, row.selected) == ("nowhere", True)
+    assert row.problem == "TRANSPORT asks for 'nowhere', which is not installed."

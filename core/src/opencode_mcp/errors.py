@@ -1,5 +1,7 @@
 """Every error this project raises on purpose. A message says what failed, where, and what to do next."""
 
+from typing import cast
+
 
 class OpenCodeMCPError(Exception):
     """Base of all errors of opencode-mcp; `str(error)` is a sentence for a person."""
@@ -59,5 +61,5 @@ def ours(error: BaseException) -> OpenCodeMCPError | None:
         return error
     if not isinstance(error, BaseExceptionGroup):
         return None
-    found = [ours(one) for one in error.exceptions]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType, reportUnknownMemberType]
+    found = [ours(one) for one in cast("BaseExceptionGroup[BaseException]", error).exceptions]
     return found[0] if all(found) else None

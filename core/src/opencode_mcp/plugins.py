@@ -172,6 +172,17 @@ def installed_transports(selected: Sequence[str]) -> Sequence[InstalledTransport
     return rows
 
 
+def missing_transports(selected: Sequence[str]) -> Sequence[InstalledTransport]:
+    """List the selected transports that are not installed, as rows beside the others."""
+    rows: list[InstalledTransport] = []
+    for name in selected:
+        if not entry_points(group=TRANSPORTS_GROUP, name=name):
+            problem = f"TRANSPORT asks for {name!r}, which is not installed."
+            row = InstalledTransport(name=name, distribution="?", version="?", selected=True, problem=problem)
+            rows.append(row)
+    return rows
+
+
 def _find(name: str) -> EntryPoint:
     found = entry_points(group=TRANSPORTS_GROUP, name=name)
     if not found:

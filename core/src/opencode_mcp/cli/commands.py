@@ -13,7 +13,7 @@ from opencode_mcp.cli import show
 from opencode_mcp.cli.serve import give_up, serve
 from opencode_mcp.conversation import Conversation, Reply, Transcript, overview
 from opencode_mcp.errors import ConversationError, OpenCodeMCPError
-from opencode_mcp.plugins import installed_transports
+from opencode_mcp.plugins import installed_transports, missing_transports
 from opencode_mcp.runtime import Runtime
 from opencode_mcp.settings import CoreSettings, read_settings
 
@@ -125,11 +125,11 @@ def transports(as_json: _Json = False) -> None:
         selected = read_settings(CoreSettings).transport
     except OpenCodeMCPError as error:
         give_up(error)
-    rows = installed_transports(selected)
+    rows, missing = installed_transports(selected), missing_transports(selected)
     if as_json:
-        _print_json([show.transport_row(row) for row in rows])
+        _print_json([show.transport_row(row) for row in (*rows, *missing)])
     else:
-        show.transports(rows, selected)
+        show.transports(rows, missing)
 
 
 def _prompt(message: str) -> str:

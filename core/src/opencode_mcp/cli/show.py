@@ -41,7 +41,7 @@ def instances(data: dict[str, Any]) -> None:
         console.print(Text(f"note: {note}"), soft_wrap=True)
 
 
-def transports(rows: Sequence[InstalledTransport], selected: Sequence[str]) -> None:
+def transports(rows: Sequence[InstalledTransport], missing: Sequence[InstalledTransport]) -> None:
     """Print the installed transports, and which selected ones are missing."""
     console = _console()
     table = _table("transport", "selected", "package", "what it does")
@@ -51,9 +51,8 @@ def transports(rows: Sequence[InstalledTransport], selected: Sequence[str]) -> N
             Text(row.name, "bold"), "yes" if row.selected else "", f"{row.distribution} {row.version}", about
         )
     console.print(table)
-    for name in selected:
-        if not any(row.name == name for row in rows):
-            console.print(Text(f"TRANSPORT asks for {name!r}, which is not installed.", "red"))
+    for row in missing:
+        console.print(Text(row.problem, "red"))
 
 
 def transport_row(row: InstalledTransport) -> dict[str, Any]:
