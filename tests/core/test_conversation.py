@@ -56,6 +56,7 @@ class Hears(Silent):
         self.signs.append(what)
 
 
+@pytest.mark.slow
 async def test_a_server_whose_sessions_are_not_known_yet_is_asked_for_them():
     fake, listed = Odd(), Listed()
     session = fake.create_session("My old work")
@@ -69,6 +70,7 @@ async def test_a_server_whose_sessions_are_not_known_yet_is_asked_for_them():
         assert list(fake.sessions) == [session]
 
 
+@pytest.mark.slow
 async def test_the_waiting_ends_in_time_though_the_server_takes_its_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS", 0.1)
     fake, listed, hears = Odd(), Listed(), Hears()
@@ -91,6 +93,7 @@ async def test_the_waiting_ends_in_time_though_the_server_takes_its_time(monkeyp
         assert len(hears.signs) >= 3
 
 
+@pytest.mark.slow
 async def test_what_comes_before_the_prompt_is_accompanied_by_signs_of_life(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS", 0.05)
     fake, listed, hears = Odd(), Listed(), Hears()
@@ -103,6 +106,7 @@ async def test_what_comes_before_the_prompt_is_accompanied_by_signs_of_life(monk
         assert any("waiting for the instance" in sign for sign in hears.signs)
 
 
+@pytest.mark.slow
 async def test_an_instance_that_is_too_slow_to_begin_with_is_given_up_and_nothing_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ):

@@ -180,6 +180,7 @@ def flat(capsys: pytest.CaptureFixture[str]) -> str:
 # Closed streams.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("closed", "name"), [("<&-", "stdin"), (">&-", "stdout")])
 def test_a_server_whose_stdin_or_stdout_is_closed_says_so(command: Command, closed: str, name: str) -> None:
     ended = in_a_shell(command, closed)
@@ -190,6 +191,7 @@ def test_a_server_whose_stdin_or_stdout_is_closed_says_so(command: Command, clos
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variables", "code"), [({}, 0), ({"SEND_TIMEOUT_MS": "soon"}, 2)])
 def test_a_closed_stderr_changes_nothing(command: Command, variables: dict[str, str], code: int) -> None:
     ended = in_a_shell(command, "</dev/null 2>&-", **variables)
@@ -211,6 +213,7 @@ def in_a_shell(command: Command, redirections: str, **variables: str) -> subproc
 # Settings.
 
 
+@pytest.mark.slow
 def test_a_relative_directory_in_a_working_directory_that_is_gone_is_told_as_a_bad_variable(
     command: Command,
 ) -> None:
@@ -355,6 +358,7 @@ def test_of_several_transports_that_cannot_be_loaded_each_is_told(
     assert bar.startswith("TRANSPORT asks for 'bar', which is not installed.")
 
 
+@pytest.mark.slow
 def test_the_server_tells_them_all_as_well(command: Command) -> None:
     ended = command(TRANSPORT="foo,bar")
     assert (ended.code, ended.out) == (2, "")

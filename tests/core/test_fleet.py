@@ -72,6 +72,7 @@ async def test_what_a_person_is_asked_for_is_shown_and_goes_when_answered():
         await until(lambda: not only(fleet).instance.waiting_for)
 
 
+@pytest.mark.slow
 async def test_a_killed_server_is_offline_within_two_seconds_and_comes_back():
     fake, listed = FakeOpenCode(), Listed()
     async with running_fleet(listed, pace=Pace()) as fleet:
@@ -108,6 +109,7 @@ async def test_one_failure_makes_it_unreachable_and_not_yet_offline():
         assert seen.index("unreachable") < seen.index("offline")
 
 
+@pytest.mark.slow
 async def test_a_server_that_falls_silent_is_noticed_and_its_return_too():
     fake, listed = FakeOpenCode(heartbeat_seconds=0.1), Listed()
     async with fake.serve(), running_fleet(listed) as fleet:
@@ -141,6 +143,7 @@ async def test_what_a_stream_misses_in_its_first_moments_is_learnt_by_the_snapsh
         await until(lambda: fleet.monitors and only(fleet).instance.activity is Activity.BUSY)
 
 
+@pytest.mark.slow
 async def test_what_changed_while_the_stream_was_cut_is_learnt_afterwards():
     fake, listed = FakeOpenCode(), Listed()
     async with fake.serve(), running_fleet(listed) as fleet:
@@ -165,6 +168,7 @@ async def test_a_server_whose_stream_says_nothing_is_polled():
         await until(lambda: only(fleet).instance.activity is Activity.BUSY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -294,6 +298,7 @@ async def test_one_name_twice_makes_two_instances_and_one_server_twice_makes_one
         assert only(fleet).name == "web-2"
 
 
+@pytest.mark.slow
 async def test_a_transport_that_fails_keeps_its_last_set_and_says_so_until_it_is_mended():
     fake, good, bad = FakeOpenCode(), Listed("good"), Listed("bad")
     async with fake.serve(), running_fleet(good, bad) as fleet:
@@ -330,6 +335,7 @@ async def test_a_transport_that_publishes_far_too_much_is_cut_off_and_reported(
         assert [one.name for one in fleet.monitors] == ["n0", "n1", "n2"]
 
 
+@pytest.mark.slow
 async def test_forget_is_called_only_after_failing_for_the_whole_time():
     fake, listed = FakeOpenCode(), Listed()
     listed.forget_after_seconds = 0.6
@@ -348,6 +354,7 @@ async def test_forget_is_called_only_after_failing_for_the_whole_time():
         assert listed.forgotten[0].id == "laptop"
 
 
+@pytest.mark.slow
 async def test_a_connect_that_raises_or_hangs_is_a_failure_of_that_instance_only():
     fake = FakeOpenCode()
 
@@ -412,6 +419,7 @@ async def test_a_policy_keeps_an_endpoint_out():
         assert [one.name for one in fleet.monitors] == ["friend"]
 
 
+@pytest.mark.slow
 async def test_a_turn_in_a_project_elsewhere_on_the_same_server_makes_it_busy():
     fake, listed, gate = FakeOpenCode(directory="/srv/a"), Listed(), Gate()
     fake.script(Reply(chunks=["x"], gate=gate))

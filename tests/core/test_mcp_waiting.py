@@ -20,6 +20,7 @@ SIGN = "opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS"
 CHECK = "opencode_mcp.conversation.waiting.CHECK_SECONDS"
 
 
+@pytest.mark.slow
 async def test_when_the_waiting_ends_there_is_what_was_said_and_read_shows_the_rest(mode: str) -> None:
     fake, gate = FakeOpenCode(), Gate()
     fake.script(Reply(chunks=["The first half, ", "the second half."], gate=gate))
@@ -152,6 +153,7 @@ async def test_a_server_without_a_usable_stream_is_polled(mode: str, monkeypatch
         assert (answer.text, answer.data["state"]) == ("You said: Hi", "done")
 
 
+@pytest.mark.slow
 async def test_an_instance_that_dies_meanwhile_is_told_and_not_waited_for_beyond_the_wait(
     mode: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

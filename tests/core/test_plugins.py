@@ -349,11 +349,13 @@ def assert_refused(ended: Outcome, *parts: str) -> None:
         assert part in ended.err
 
 
+@pytest.mark.slow
 def test_the_command_refuses_an_unknown_transport_in_one_line(command: Command):
     ended = command("instances", TRANSPORT="mdsn")
     assert_refused(ended, "TRANSPORT asks for 'mdsn'", "Installed: local-relay.", "pip install")
 
 
+@pytest.mark.slow
 def test_the_server_refuses_a_broken_transport_in_one_line(command: Command, site: Site):
     site.install("dist", transports={"semaphore": "bad"}, modules={"bad": "raise SystemExit('bye\\nbye')"})
     for arguments in ([], ["instances"]):
@@ -361,6 +363,7 @@ def test_the_server_refuses_a_broken_transport_in_one_line(command: Command, sit
         assert_refused(ended, "'semaphore' (from dist 1.0, bad) is broken: SystemExit: bye bye.")
 
 
+@pytest.mark.slow
 def test_the_command_tells_a_bad_variable_of_a_plugin_like_its_own(command: Command, site: Site):
     source = f"""{DESCRIBE}
     from opencode_mcp import variable
@@ -377,6 +380,7 @@ def test_the_command_tells_a_bad_variable_of_a_plugin_like_its_own(command: Comm
     assert_refused(ended, "SEMAPHORE_SPEED='fast' cannot be used: it takes flags a minute.")
 
 
+@pytest.mark.slow
 def test_a_broken_transport_that_is_not_selected_harms_nobody(command: Command, site: Site, tmp_path: Path):
     marker = tmp_path / "imported"
     source = f"open({str(marker)!r}, 'w').close()\nraise SystemExit(9)"
@@ -387,6 +391,7 @@ def test_a_broken_transport_that_is_not_selected_harms_nobody(command: Command, 
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_broken_policy_is_told_on_stderr_and_the_command_works(command: Command, site: Site):
     site.install("dist", plugins={"policy": "bad"}, modules={"bad": "1/0"})
     ended = command("instances", PYTHONPATH=str(site.path))
@@ -396,6 +401,7 @@ def test_a_broken_policy_is_told_on_stderr_and_the_command_works(command: Comman
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.slow
 def test_transports_lists_the_good_and_the_broken_and_what_is_missing(command: Command, site: Site):
     site.install_transport("semaphore")
     site.install("dist", version="0.9", transports={"broken": "nowhere"})

@@ -245,6 +245,7 @@ def test_constraints_go_through_to_the_field():
     assert field.metadata == Field(ge=1).metadata
 
 
+@pytest.mark.slow
 def test_the_command_tells_a_bad_variable_on_stderr_alone_and_exits_with_2(tmp_path: Path):
     command = Command(tmp_path)
     ended = command(script=True, SEND_TIMEOUT_MS="soon", DISCOVERY_INTERVAL_MS="-1")

@@ -16,7 +16,7 @@ from opencode_mcp_local_relay import file as files
 from opencode_mcp_local_relay import watching as watches
 from opencode_mcp_local_relay.registry import Look, Registry
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # file systems are waited for
 
 SOON = 1.0
 """Seconds in which a change must be published."""
