@@ -2,16 +2,25 @@
 
 from opencode_mcp.errors import OpenCodeMCPError, SettingsError, TransportError
 from opencode_mcp.hookspecs import hookimpl
-from opencode_mcp.model import Activity, Endpoint, Instance, Rejection, Route, Session, Status
+from opencode_mcp.model import Activity, Endpoint, Finding, Instance, Rejection, Route, Session, Status
 from opencode_mcp.settings import Settings, variable
 from opencode_mcp.text import clean_line, clean_text
-from opencode_mcp.transport import CONTRACT_VERSION, Announcer, Publish, Transport, TransportPlugin
+from opencode_mcp.transport import (
+    CONTRACT_VERSION,
+    Announcer,
+    Announcing,
+    Publish,
+    Transport,
+    TransportPlugin,
+)
 
 __all__ = [
     "CONTRACT_VERSION",
     "Activity",
     "Announcer",
+    "Announcing",
     "Endpoint",
+    "Finding",
     "Instance",
     "OpenCodeMCPError",
     "Publish",

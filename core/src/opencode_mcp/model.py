@@ -101,6 +101,21 @@ class Rejection:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that was found out about an announced instance.
+
+    Attributes:
+        about: What was looked at, for example `tunnel`.
+        ok: Whether it is as it should be; None if that cannot be told.
+        detail: What was found, in words for a person.
+    """
+
+    about: str
+    ok: bool | None
+    detail: str
+
+
 class Status(StrEnum):
     """Whether an instance can be talked to."""
 

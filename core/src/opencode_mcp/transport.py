@@ -6,13 +6,13 @@ probing, timeouts, retries, credentials and name clashes are core's, once for al
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 import anyio
 
-from opencode_mcp.model import Endpoint, Rejection, Route
+from opencode_mcp.model import Endpoint, Finding, Rejection, Route
 from opencode_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CONTRACT_VERSION = 1
 """The version of this contract. A plugin made for another one is refused with a message."""
+
+LOOPBACK = "127.0.0.1"
 
 Publish = Callable[[Sequence[Endpoint]], None]
 """Takes the complete current set of endpoints, each time. It returns at once and never raises."""
@@ -82,6 +84,32 @@ class Transport(ABC):
         """What the last look found and left out, with reasons; the default leaves nothing out."""
         return ()
 
+    def woke(self) -> None:
+        """Take note that this machine has slept, or that its clock was set; the default does nothing.
+
+        Connections may be dead without anybody having noticed, so check at once what is announced.
+        """
+
+    async def inspect(self, endpoint: Endpoint) -> Sequence[Finding]:
+        """Look from outside at what is announced of `endpoint`, for `opencode-connected status`.
+
+        Another process announces it. The default finds nothing to tell.
+
+        Raises:
+            TransportError: If that cannot be found out now.
+        """
+        return ()
+
+    async def withdraw(self, endpoint: Endpoint) -> Sequence[str]:
+        """Remove what a process that was killed left behind of `endpoint`, and return what that was.
+
+        Only what is recognised by the id of `endpoint`. The default leaves nothing behind.
+
+        Raises:
+            TransportError: If that cannot be done now.
+        """
+        return ()
+
 
 @asynccontextmanager
 async def _direct(endpoint: Endpoint) -> AsyncGenerator[Route]:
@@ -93,14 +121,30 @@ class Announcer(Protocol):
     """The instance's side, a capability that a `Transport` may have as well: put a server on the map."""
 
     async def announce(self, endpoint: Endpoint, *, task_status: "TaskStatus[None]") -> None:
-        """Keep `endpoint` visible until cancelled, and withdraw it on the way out.
+        """Keep `endpoint` visible until cancelled, and withdraw it on the way out, within 2 seconds.
 
-        Calls `task_status.started()` once it is visible to others.
+        Calls `task_status.started()` once it is visible to others. Its labels may hold `version`,
+        OpenCode's, and `auth`: `basic` if it wants a password, else `none`.
 
         Raises:
-            TransportError: If it cannot be announced.
+            TransportError: If it cannot be announced, or no longer is. Core reports that and calls it
+                again, with the same endpoint: after a second at first, ever more rarely, at most after 60 s.
         """
         ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Announcing:
+    """What a transport needs for announcing, and what people are told about it.
+
+    Attributes:
+        listen: The address an OpenCode must listen on, `127.0.0.1` if only this machine needs to reach
+            it. Anything wider makes a password mandatory.
+        facts: Lines for the banner, for example `{"Registry": "/tmp/opencode-relay"}`; never a secret.
+    """
+
+    listen: str = LOOPBACK
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 S = TypeVar("S", bound=Settings)
@@ -115,6 +159,8 @@ class TransportPlugin(Generic[S]):
         summary: One line for `opencode-mcp transports`.
         settings: The plugin's environment variables.
         open: Makes the transport from its settings and closes it again. Must not wait for the network.
+        announcing: What announcing takes with given settings, if the transport is an `Announcer`. It is
+            asked before OpenCode is started, so it must be quick; it may raise `TransportError`.
         contract: The version of the contract it was written for.
     """
 
@@ -122,4 +168,5 @@ class TransportPlugin(Generic[S]):
     summary: str
     settings: type[S]
     open: Callable[[S], AbstractAsyncContextManager[Transport]]
+    announcing: Callable[[S], Announcing] | None = None
     contract: int = CONTRACT_VERSION
