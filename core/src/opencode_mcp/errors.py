@@ -55,6 +55,18 @@ class ConversationError(OpenCodeMCPError):
     """What was asked of an instance cannot be done: unknown or ambiguous name, offline, no such session."""
 
 
+class StartError(OpenCodeMCPError):
+    """OpenCode cannot be started, or not announced.
+
+    Attributes:
+        code: What the process ends with.
+    """
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def ours(error: BaseException) -> OpenCodeMCPError | None:
     """Find our error in `error`, which may be an exception group; None if there is another as well."""
     if isinstance(error, OpenCodeMCPError):

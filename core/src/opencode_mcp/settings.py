@@ -1,5 +1,6 @@
 """Every environment variable of core, in one place, typed, with its unit; and the base for plugins' own."""
 
+import shlex
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 from pydantic import Field, SecretBytes, SecretStr, ValidationError, field_validator
@@ -7,6 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from opencode_mcp.errors import SettingsError
+from opencode_mcp.text import has_unsafe
 
 LONGEST_MS = 10**15
 """The largest number of milliseconds to be taken: far beyond any life; keeps the arithmetic in floats."""
@@ -103,6 +105,41 @@ class CoreSettings(Settings):
         if not names:
             raise ValueError("no name in it")
         return names
+
+
+class ConnectSettings(CoreSettings):
+    """What `opencode-connected` reads from the environment besides."""
+
+    instance_name: str = variable(
+        "INSTANCE_NAME",
+        "",
+        takes="one line of 1 to 190 printable characters",
+        about="What the instance is called. Default: the machine's name and the project's folder.",
+        max_length=190,  # leaves room for a number behind it
+    )
+    command: tuple[str, ...] = variable(
+        "OPENCODE_MCP_COMMAND",
+        ("opencode",),
+        takes="a command with its first arguments, quoted as in a shell",
+        about="What `opencode-connected` starts, for example `npx -y opencode-ai`.",
+    )
+
+    @field_validator("instance_name")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        if has_unsafe(value) or (value and not value.strip()):
+            raise ValueError("not one line of printable characters")
+        return value
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        words = tuple(shlex.split(value))
+        if not words:
+            raise ValueError("no word in it")
+        return words
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

@@ -1,0 +1,69 @@
+"""Whether the OpenCode to be announced is there: asks it, often until it answers, then now and then."""
+
+import logging
+
+import anyio
+import anyio.to_thread
+
+from opencode_mcp.errors import CredentialsError, OpenCodeMCPError
+from opencode_mcp.opencode.probe import probe
+
+logger = logging.getLogger(__name__)
+
+_STEP_SECONDS = 0.05
+_ANSWER_SECONDS = 0.4
+"""OpenCode 1.18 was seen to accept a request while it starts and never to answer it: so ask again soon."""
+_LOOK_SECONDS = 10.0
+_PATIENCE_SECONDS = 3.0
+_FAILURES = 3
+
+
+class Presence:
+    """The OpenCode at `url`.
+
+    Attributes:
+        url: Where it answers on this machine.
+        version: What it called itself last.
+        guarded: Whether it wants a password.
+        problem: Why it does not answer as it should, or empty.
+    """
+
+    def __init__(self, url: str, *, username: str, password: str | None) -> None:
+        self.url = url
+        self.version = ""
+        self.guarded = password is not None
+        self.problem = f"{url} was not asked yet."
+        self._username = username
+        self._password = password
+
+    async def appears(self) -> None:
+        """Return as soon as it answers, if only that it wants another password: the gateway may have that."""
+        while not await self._answers(_ANSWER_SECONDS):  # noqa: ASYNC110 - it is in another process
+            await anyio.sleep(_STEP_SECONDS)
+
+    async def vanishes(self) -> None:
+        """Return once it has not answered several times in a row."""
+        failures = 0
+        while failures < _FAILURES:
+            await anyio.sleep(_LOOK_SECONDS)
+            failures = 0 if await self._answers(_PATIENCE_SECONDS) else failures + 1
+
+    async def _answers(self, seconds: float) -> bool:
+        def ask() -> str:
+            return probe(self.url, seconds=seconds, username=self._username, password=self._password)
+
+        try:
+            with anyio.move_on_after(2 * seconds):
+                self.version = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+                self.problem = ""
+                return True
+            self.problem = f"{self.url} does not answer in time."
+        except CredentialsError as error:
+            self.guarded = True
+            if self.problem != str(error):
+                logger.warning("%s", error)
+            self.problem = str(error)
+            return True
+        except OpenCodeMCPError as error:
+            self.problem = str(error)
+        return False

@@ -1,0 +1,194 @@
+"""Runs OpenCode and everything that announces it, from the start to a way out that leaves nothing behind."""
+
+import dataclasses
+import logging
+import math
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskStatus
+
+from opencode_mcp.connect.child import Child
+from opencode_mcp.connect.clock import watch_clock
+from opencode_mcp.connect.keeping import Keeper
+from opencode_mcp.connect.leaving import ENDING, Early, bound_the_end, parent_gone
+from opencode_mcp.connect.presence import Presence
+from opencode_mcp.connect.records import Record, Slot
+from opencode_mcp.model import Endpoint
+from opencode_mcp.settings import Settings
+from opencode_mcp.transport import TransportPlugin
+
+logger = logging.getLogger(__name__)
+
+_HEARD = (signal.SIGCHLD, signal.SIGCONT, signal.SIGUSR1, signal.SIGUSR2)
+_FINAL = (signal.SIGTERM, signal.SIGHUP)
+
+_START_SECONDS = 30.0
+_ATTACH_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be announced, and how.
+
+    Attributes:
+        slot: The name, held.
+        endpoint: What the transports are told, less what OpenCode itself says once it answers.
+        presence: Where it answers.
+        transports: The selected ones, with their settings.
+        interactive: Whether a person uses the OpenCode that runs here, so that it goes on if its port
+            does not answer, and decides itself what a Ctrl-C means.
+    """
+
+    slot: Slot
+    endpoint: Endpoint
+    presence: Presence
+    transports: Sequence[tuple[TransportPlugin[Any], Settings]]
+    interactive: bool
+
+
+class Supervisor:
+    """Keeps an instance announced for as long as it is there.
+
+    Args:
+        plan: What to do.
+        child: The OpenCode that was started here, or None if it was running already.
+        early: Holds the signals until now.
+
+    Attributes:
+        problem: Why nothing was announced, though there was time enough; or empty.
+        told: The signal that told us to leave, or None.
+        clean: Whether everything that was announced could be withdrawn.
+    """
+
+    def __init__(self, plan: Plan, child: Child | None, early: Early) -> None:
+        self._plan = plan
+        self._child = child
+        self._early = early
+        self._keepers = [Keeper(plugin, settings, self._changed) for plugin, settings in plan.transports]
+        self._dirty = anyio.Event()
+        self._work = anyio.CancelScope()
+        self._group = anyio.create_task_group()
+        self.problem = ""
+        self.told: int | None = None
+        self.clean = True
+
+    async def run(self) -> None:
+        """Stay until OpenCode ends or a signal comes; then withdraw everything and end OpenCode."""
+        async with self._group as group:
+            await group.start(self._listen)
+            with self._work:
+                async with anyio.create_task_group() as tasks:
+                    for task in (self._announce, self._write_records, self._follow_parent):
+                        tasks.start_soon(task)
+                    tasks.start_soon(watch_clock, self._clock_jumped)
+            if self._child is not None:
+                await self._child.ended.wait()
+            group.cancel_scope.cancel()
+
+    def leave(self, why: str, number: int | None = None) -> None:
+        """Begin to leave, once: announcements are withdrawn while OpenCode ends."""
+        if self._work.cancel_called:
+            return
+        logger.info("Leaving: %s", why)
+        # What was visible once and is not now could not be withdrawn: there was no way to reach it.
+        self.clean = all(keeper.announced or not keeper.was_announced for keeper in self._keepers)
+        bound_the_end(self._last_resort)
+        if self._child is not None and number is not None:
+            self._group.start_soon(self._child.end, number)
+        self._work.cancel()
+
+    def _last_resort(self) -> int:
+        if self._child is None:
+            return 1
+        self._child.kill()
+        return 1 if self._child.code is None else self._child.code
+
+    async def _listen(self, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*self._early.numbers, *_HEARD) as signals:
+            task_status.started()
+            for number in self._early.received:
+                await self._receive(number)
+            await self._receive(signal.SIGCHLD)  # which may have come before anybody listened
+            async for number in signals:
+                await self._receive(number)
+
+    async def _receive(self, number: int) -> None:
+        child = self._child
+        if number == signal.SIGCHLD:
+            if child is not None and child.look():
+                self._group.start_soon(child.stop_with_it)
+            if child is not None and child.code is not None:
+                self.leave("OpenCode has ended.")
+        elif number == signal.SIGCONT:
+            if child is not None:
+                child.resume()
+        elif number in ENDING and (child is None or not self._plan.interactive or number in _FINAL):
+            if self.told is None:
+                self.told = number
+            self.leave(f"signal {signal.Signals(number).name}.", number)
+        elif child is not None:
+            child.signal(number)
+
+    async def _follow_parent(self) -> None:
+        await parent_gone()
+        self.leave("the process that started this has ended (nohup and setsid prevent that).", signal.SIGHUP)
+
+    def _clock_jumped(self, seconds: float) -> None:
+        logger.info("The clock jumped by %.0f s: this machine slept, or its clock was set.", seconds)
+        for keeper in self._keepers:
+            keeper.woke()
+
+    async def _announce(self) -> None:
+        while True:
+            await self._appears()
+            endpoint = self._endpoint()
+            async with anyio.create_task_group() as group:
+                for keeper in self._keepers:
+                    group.start_soon(keeper.run, endpoint)
+                if self._child is None:
+                    await self._plan.presence.vanishes()
+                    logger.warning("%s Withdrawn until it is back.", self._plan.presence.problem)
+                    group.cancel_scope.cancel()
+
+    async def _appears(self) -> None:
+        """Wait for OpenCode to answer; if it takes too long, say so, and leave unless a person uses it."""
+        presence = self._plan.presence
+        ever = bool(presence.version)
+        seconds = _ATTACH_SECONDS if self._child is None else _START_SECONDS
+        with anyio.move_on_after(math.inf if ever else seconds):
+            await presence.appears()
+            return
+        self.problem = f"Nothing is announced: {presence.problem} ({seconds:g} s passed)."
+        if not self._plan.interactive:
+            self.leave(self.problem, signal.SIGTERM)
+        else:
+            logger.error("%s It is asked further.", self.problem)
+        await presence.appears()
+        self.problem = ""
+
+    def _endpoint(self) -> Endpoint:
+        presence = self._plan.presence
+        labels = {"auth": "basic" if presence.guarded else "none"}
+        if presence.version:
+            labels["version"] = presence.version
+        return self._plan.endpoint.model_copy(update={"labels": labels})
+
+    def _changed(self) -> None:
+        self._dirty.set()
+
+    async def _write_records(self) -> None:
+        """Write down how things stand, now and whenever that changes."""
+        while True:
+            self._dirty = anyio.Event()
+            plan = self._plan
+            states = {keeper.name: keeper.state for keeper in self._keepers}
+            record = Record.of(plan.endpoint, url=plan.presence.url, log=plan.slot.log, transports=states)
+            try:
+                await anyio.to_thread.run_sync(plan.slot.write, record)
+            except OSError as error:
+                logger.warning("The record of this instance cannot be written: %s", error.strerror)
+            await self._dirty.wait()
