@@ -1,12 +1,14 @@
 """Fixtures of the local-relay tests."""
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
 
+from opencode_mcp.testing import FakeOpenCode
 from opencode_mcp_local_relay import directory as directories
+from support.real_sshd import RealSshd, end, running_sshd, running_with
 
 STRANGER = 54321
 
@@ -39,3 +41,21 @@ def disown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
         monkeypatch.setattr("opencode_mcp_local_relay.file.distrust", distrust)
 
     return really if os.geteuid() == 0 else seemingly
+
+
+@pytest.fixture
+async def sshd(tmp_path: Path) -> AsyncGenerator[RealSshd]:
+    """An sshd that lets us in; afterwards no ssh of ours may be left."""
+    async with running_sshd(tmp_path / "sshd") as server:
+        yield server
+        left = running_with(str(server.home / "user"))
+        for pid in left:
+            end(pid)
+        assert left == []
+
+
+@pytest.fixture
+async def fake() -> AsyncGenerator[FakeOpenCode]:
+    """An OpenCode that answers."""
+    async with FakeOpenCode().serve() as server:
+        yield server

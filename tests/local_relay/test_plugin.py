@@ -41,7 +41,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("RELAY_PRUNE_AFTER_MS", "1500")
     monkeypatch.setenv("RELAY_TRUST_ANY_OWNER", "1")
     settings = read_settings(LocalRelaySettings)
-    assert settings.registry_dir == tmp_path / "relay"
+    assert settings.local_dir == tmp_path / "relay"
     assert LocalRelay(settings).forget_after_seconds == 1.5
     assert settings.trust_any_owner is True
 

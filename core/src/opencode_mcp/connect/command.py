@@ -8,8 +8,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _EPILOG = """\
 Everything after -- goes to opencode: opencode-connected -- --model x/y
@@ -78,10 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--port", type=_port, metavar="N", help="the port it listens on; default: any free one"
     )
-    parser.add_argument(
-        "--version", action="version", version=f"opencode-connected {version('opencode-mcp-core')}"
-    )
+    parser.add_argument("--version", action=_Version, help="show the version")
     return parser
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **further: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **further)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"opencode-connected {version('opencode-mcp-core')}\n")
 
 
 def _port(value: str) -> int:

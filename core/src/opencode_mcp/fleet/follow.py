@@ -11,8 +11,7 @@ import anyio
 
 from opencode_mcp.errors import OpenCodeMCPError, UnreachableError
 from opencode_mcp.fleet.pace import Pace
-from opencode_mcp.opencode import OpenCode
-from opencode_mcp.opencode.api import Event, Snapshot
+from opencode_mcp.opencode.api import Event, OpenCode, Snapshot
 
 
 class StreamEndedError(UnreachableError):

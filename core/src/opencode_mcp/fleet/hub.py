@@ -21,7 +21,7 @@ from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.policies import Policies
 from opencode_mcp.fleet.watched import Key, Watched
 from opencode_mcp.model import Endpoint, Rejection
-from opencode_mcp.opencode import warm_up
+from opencode_mcp.opencode.http import warm_up
 from opencode_mcp.settings import CoreSettings, Settings
 from opencode_mcp.transport import TransportPlugin
 

@@ -18,8 +18,9 @@ from opencode_mcp.fleet.health import Health
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
 from opencode_mcp.model import Endpoint, Instance, Route, Status
-from opencode_mcp.opencode import Http, OpenCode, detect
-from opencode_mcp.opencode.api import Event, Snapshot
+from opencode_mcp.opencode.api import Event, OpenCode, Snapshot
+from opencode_mcp.opencode.detect import detect
+from opencode_mcp.opencode.http import Http
 from opencode_mcp.text import clean_path
 from opencode_mcp.transport import Transport
 

@@ -8,7 +8,7 @@ import httpx2
 import pluggy
 
 from opencode_mcp.model import Endpoint, Instance
-from opencode_mcp.opencode import OpenCodeAuth
+from opencode_mcp.opencode.http import OpenCodeAuth
 from opencode_mcp.settings import CoreSettings
 
 logger = logging.getLogger(__name__)

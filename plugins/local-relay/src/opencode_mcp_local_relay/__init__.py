@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from opencode_mcp import Transport, TransportPlugin, hookimpl
+from opencode_mcp import Announcing, Transport, TransportPlugin, clean_line, hookimpl
 from opencode_mcp_local_relay.settings import LocalRelaySettings
 from opencode_mcp_local_relay.transport import LocalRelay
 
@@ -15,6 +15,12 @@ async def _open(settings: LocalRelaySettings) -> AsyncGenerator[Transport, None]
     yield LocalRelay(settings)
 
 
+def _announcing(settings: LocalRelaySettings) -> Announcing:
+    directory = settings.relay_dir if settings.ssh_words else str(settings.local_dir)
+    relay = settings.ssh_shown or "(none, this machine only)"
+    return Announcing(facts={"Registry": clean_line(directory, 1000), "Relay": relay})
+
+
 @hookimpl
 def opencode_mcp_transports() -> Sequence[TransportPlugin[LocalRelaySettings]]:
     """Describe the transport to core."""
@@ -24,5 +30,6 @@ def opencode_mcp_transports() -> Sequence[TransportPlugin[LocalRelaySettings]]:
             summary="OpenCode instances registered as files in a directory of this machine",
             settings=LocalRelaySettings,
             open=_open,
+            announcing=_announcing,
         )
     ]

@@ -1,8 +1,6 @@
 """The instance's side: writes a registration file, keeps it alive, and removes it on the way out."""
 
 import logging
-import re
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +15,8 @@ import anyio.to_thread
 from opencode_mcp import Endpoint, TransportError, clean_line
 from opencode_mcp_local_relay.directory import Directory, temporary_name
 from opencode_mcp_local_relay.file import read_registration
-from opencode_mcp_local_relay.registration import UnusableError, file_names, serialise
+from opencode_mcp_local_relay.registration import UnusableError, file_names, serialise, stem_of
+from opencode_mcp_local_relay.watching import Wake
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -29,6 +28,22 @@ _ABANDONED_SECONDS = 3600.0
 _HERE = ("localhost", "0.0.0.0", "::")  # noqa: S104 - where a server may say it listens, never bound by us
 
 
+def address_here(endpoint: Endpoint) -> tuple[str, int]:
+    """The host, `127.…`, and the port of an instance on this machine.
+
+    Raises:
+        TransportError: If a registration file cannot say where it is.
+    """
+    url = urlsplit(endpoint.url)
+    host = url.hostname or ""
+    if url.scheme != "http" or url.path or not (host in _HERE or host.startswith("127.")):
+        raise TransportError(
+            f"local-relay cannot announce {endpoint.url}: a registration "
+            "says only a port of this machine. Start the instance on http://127.0.0.1:<port>."
+        )
+    return (host if host.startswith("127.") else "127.0.0.1"), url.port or 80
+
+
 class Announcement:
     """The registration file of one instance. Its methods block; `keep_announced` calls them in a thread."""
 
@@ -38,17 +53,10 @@ class Announcement:
         Raises:
             TransportError: If a registration file cannot say where it is.
         """
-        url = urlsplit(endpoint.url)
-        host = url.hostname or ""
-        if url.scheme != "http" or url.path or not (host in _HERE or host.startswith("127.")):
-            raise TransportError(
-                f"local-relay cannot announce {endpoint.url}: a registration "
-                "says only a port of this machine. Start the instance on http://127.0.0.1:<port>."
-            )
         self.path = path
         self.name: str | None = None
         self._endpoint = endpoint
-        self._port = url.port or 80
+        _, self._port = address_here(endpoint)
         self._trust_any_owner = trust_any_owner
         self._since = datetime.now(UTC)
 
@@ -63,7 +71,6 @@ class Announcement:
             try:
                 if self.name is None:
                     self._sweep(directory)
-                directory.create(temporary, self._content())
                 self.name = self._place(directory, temporary)
             except OSError as error:
                 with suppress(OSError):
@@ -116,30 +123,37 @@ class Announcement:
             with suppress(OSError):
                 directory.remove(name)
 
-    def _content(self) -> bytes:
-        return serialise(
+    def _content(self, name: str) -> bytes:
+        text = serialise(
             self._endpoint,
+            file_name=name,
             port=self._port,
-            hostname=socket.gethostname(),
             connected_at=self._since,
             heartbeat_at=datetime.now(UTC),
         )
+        return text.encode() + b"\n"
 
     def _place(self, directory: Directory, temporary: str) -> str:
         for name in self._names():
-            if self._owner(directory, name) == self._endpoint.id:
+            owner = self._owner(directory, name)
+            if owner != self._endpoint.id and directory.has(name):
+                continue
+            directory.create(temporary, self._content(name))
+            if owner == self._endpoint.id:
                 directory.replace(temporary, name)
                 return name
-            with suppress(FileExistsError):
+            try:
                 directory.settle(temporary, name)
+            except FileExistsError:  # taken at this very moment
+                directory.remove(temporary)
+            else:
                 return name
         raise FileExistsError("every name is taken")
 
     def _names(self) -> Iterator[str]:
         if self.name is not None:
             yield self.name
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", self._endpoint.name)[:100].strip("-._") or "instance"
-        yield from file_names(plain)
+        yield from file_names(stem_of(self._endpoint.name))
 
     @staticmethod
     def _owner(directory: Directory, name: str) -> str | None:
@@ -155,9 +169,10 @@ async def keep_announced(
     *,
     heartbeat_seconds: float,
     check_seconds: float,
+    woken: Wake,
     task_status: "TaskStatus[None]",
 ) -> None:
-    """Write the file, renew it at each heartbeat and whenever it is gone, and withdraw it when cancelled.
+    """Write the file, renew it at each heartbeat, when woken and when it is gone; withdraw it when cancelled.
 
     Raises:
         TransportError: If it cannot be written at first; later failures are logged and tried again.
@@ -168,8 +183,12 @@ async def keep_announced(
         beat = anyio.current_time()
         failing = False
         while True:
-            await anyio.sleep(min(check_seconds, heartbeat_seconds))
-            due = anyio.current_time() - beat >= heartbeat_seconds
+            due = False
+            with anyio.move_on_after(min(check_seconds, heartbeat_seconds)):
+                await woken.wait()
+                woken.clear()
+                due = True
+            due = due or anyio.current_time() - beat >= heartbeat_seconds
             try:
                 if due or not await anyio.to_thread.run_sync(announcement.is_there, abandon_on_cancel=True):
                     await anyio.to_thread.run_sync(announcement.write)

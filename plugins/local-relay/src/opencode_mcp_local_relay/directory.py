@@ -169,6 +169,13 @@ class Directory:
         """What `name` is, without following a link."""
         return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
 
+    def has(self, name: str) -> bool:
+        """Whether there is anything called `name`."""
+        with suppress(FileNotFoundError):
+            self.stat(name)
+            return True
+        return False
+
     def link_target(self, name: str) -> str | None:
         """Which file of this directory the symbolic link `name` leads to; None if it leads out."""
         target = os.path.realpath(os.path.join(self.path, name))  # noqa: PTH118
@@ -220,8 +227,7 @@ class Directory:
         except FileExistsError:
             raise
         except OSError:  # a file system without hard links
-            with suppress(FileNotFoundError):
-                self.stat(target)
+            if self.has(target):
                 raise FileExistsError(target) from None
             self.replace(source, target)
         else:

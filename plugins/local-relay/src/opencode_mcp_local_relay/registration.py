@@ -7,6 +7,7 @@ these only `port` is indispensable. Ours come on top: `id`, `version`, `heartbea
 import dataclasses
 import json
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ _MUST_BE = {
     "id": "a line of 1 to 512 characters",
 }
 _NAMES_TRIED = 1000
+_NAME_LIMIT = 200
 _FACTS_KEPT = 16
 _SECRET = re.compile("pass|secret|token|credential|auth|key", re.IGNORECASE)
 _KEY_OF = {"url": "port", "directory": "cwd"}
@@ -54,6 +56,7 @@ class _Strict(BaseModel):
     id: object = None
     local_port: Annotated[object, Field(alias="localPort")] = None
     connected_at: Annotated[object, Field(alias="connectedAt")] = None
+    heartbeat_at: Annotated[object, Field(alias="heartbeatAt")] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,11 +67,29 @@ class Registration:
         endpoint: What it says, as core wants it.
         explicit_id: Whether the id stands in the file, rather than being the file's name.
         connected_at: Seconds since the epoch, or 0 if the file does not say.
+        heartbeat_at: The same for its latest heartbeat.
     """
 
     endpoint: Endpoint
     explicit_id: bool
     connected_at: float
+    heartbeat_at: float
+
+    @property
+    def port(self) -> int:
+        """The port on the machine of the registry."""
+        return int(self.endpoint.url.rpartition(":")[2])
+
+
+def stem_of(name: str) -> str:
+    """The part before `.json` of the file name for an instance called `name`: plain ASCII, safe anywhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:100].strip("-._") or "instance"
+
+
+def numbered(name: str, file_name: str) -> str:
+    """What to call the instance `name` in `file_name`: the original tool wants a name for each file."""
+    number = file_name.removesuffix(SUFFIX).removeprefix(stem_of(name))
+    return f"{name[: _NAME_LIMIT - len(number)]}{number}"
 
 
 def file_names(stem: str) -> Iterator[str]:
@@ -113,14 +134,19 @@ def parse(content: bytes, stem: str, *, vouched: bool = False) -> Registration:
         )
     except ValidationError as error:
         raise _unusable(error) from None
-    return Registration(endpoint=endpoint, explicit_id=explicit is not None, connected_at=connected_at)
+    return Registration(
+        endpoint=endpoint,
+        explicit_id=explicit is not None,
+        connected_at=connected_at,
+        heartbeat_at=_moment(found.heartbeat_at)[0],
+    )
 
 
 def _further(keys: Mapping[str, object]) -> dict[str, str]:
     """Keep what else stands in the file as facts to show: plain values, and nothing that may be a secret."""
     facts: dict[str, str] = {}
     for key, value in keys.items():
-        plain = isinstance(value, str | int | float) and key != "heartbeatAt"  # that one changes all the time
+        plain = isinstance(value, str | int | float)
         name, shown = clean_line(key, 64), clean_line(str(value), 200) if plain else ""
         if name and shown and not _SECRET.search(key) and len(facts) < _FACTS_KEPT:
             facts[name] = shown
@@ -167,21 +193,46 @@ def _unusable(error: ValidationError) -> UnusableError:
 
 
 def serialise(
-    endpoint: Endpoint, *, port: int, hostname: str, connected_at: datetime, heartbeat_at: datetime
-) -> bytes:
-    """Write the registration of `endpoint`, readable for the original tool too."""
-    local_port = endpoint.labels.get("localPort", "")
+    endpoint: Endpoint,
+    *,
+    file_name: str,
+    port: int,
+    local_port: int | None = None,
+    connected_at: datetime,
+    heartbeat_at: datetime,
+    indent: int | None = 2,
+) -> str:
+    """Write the registration of `endpoint`, readable for the original tool too.
+
+    Args:
+        endpoint: What to register.
+        file_name: The name of the file it is for.
+        port: The port on the machine of the registry.
+        local_port: The port on the instance's own machine, if that is another one.
+        connected_at: Since when it has been announced.
+        heartbeat_at: Now.
+        indent: Spaces; None for everything in one line.
+
+    Returns:
+        JSON, in ASCII; it begins with the id, as `id_prefix` says.
+    """
+    label = endpoint.labels.get("localPort", "")
     content: dict[str, Any] = {
-        "name": endpoint.name,
-        "hostname": endpoint.hostname or hostname,
+        "id": endpoint.id,
+        "name": numbered(endpoint.name, file_name),
+        "hostname": endpoint.hostname or socket.gethostname(),
         "port": port,
-        "localPort": int(local_port) if local_port.isdecimal() else port,
+        "localPort": local_port or (int(label) if label.isdecimal() else port),
         "cwd": endpoint.directory,
         "connectedAt": iso(connected_at),
-        "id": endpoint.id,
         "heartbeatAt": iso(heartbeat_at),
         "transport": "local-relay",
     }
     if version := endpoint.labels.get("version"):
         content["version"] = version
-    return json.dumps(content, indent=2).encode() + b"\n"
+    return json.dumps(content, indent=indent)
+
+
+def id_prefix(instance_id: str) -> str:
+    """How a registration in one line begins; no other id's does."""
+    return json.dumps({"id": instance_id})[:-1] + ","

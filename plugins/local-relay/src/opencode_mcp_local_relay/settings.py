@@ -1,20 +1,30 @@
 """The environment variables of local-relay."""
 
+import shlex
 from pathlib import Path
 
-from pydantic import field_validator
+from pydantic import SecretStr, ValidationInfo, field_validator
 
-from opencode_mcp import Settings, variable
+from opencode_mcp import Settings, clean_line, variable
 
 
 class LocalRelaySettings(Settings):
     """What local-relay reads from the environment."""
 
+    ssh_cmd: SecretStr | None = variable(
+        "RELAY_SSH_CMD",
+        None,
+        takes="a command line that behaves like ssh, quoted as in a shell",
+        about="With it, instances are announced on another machine, the relay, through a tunnel, instead of "
+        "on this one: `ssh me@relay`, or `gcloud compute ssh vm --zone=z --`. It must log in without asking "
+        "anything; no shell of this machine runs it. Finding instances is not affected.",
+    )
     registry_dir: Path = variable(
         "RELAY_REGISTRY_DIR",
         Path("/tmp/opencode-relay"),  # noqa: S108 - where the original tool looks; whose it is gets checked
-        takes="the path of a directory; `~` stands for your home",
-        about="Where registration files are looked for, and written when an instance is announced.",
+        takes="the path of a directory, with RELAY_SSH_CMD an absolute one; `~` stands for your home",
+        about="Where registration files are looked for, and written when an instance is announced; with "
+        "RELAY_SSH_CMD, they are written in this directory of the relay, and `~` is your home there.",
         validate_default=True,
     )
     prune_after_ms: int = variable(
@@ -35,10 +45,46 @@ class LocalRelaySettings(Settings):
         "only where both the directory and the file are yours or root's, and not everybody can write them.",
     )
 
+    @field_validator("ssh_cmd")
+    @classmethod
+    def _split(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not "".join(shlex.split(value.get_secret_value())[:1]):
+            raise ValueError("no program in it")
+        return value
+
     @field_validator("registry_dir")
     @classmethod
-    def _expand(cls, value: Path) -> Path:
+    def _check(cls, value: Path, info: ValidationInfo) -> Path:
+        """Keep a path below `~` as it is: whose home that means depends on where it is used."""
+        written = value.as_posix()
+        if "\0" in written:
+            raise ValueError("no path")
+        if info.data.get("ssh_cmd") is not None and not (
+            written.startswith(("/", "~/")) or written == "~"  # another directory, or home, over there
+        ):
+            raise ValueError("neither absolute nor below ~")
         try:
-            return value.expanduser().absolute()
+            value.expanduser()
+            return value if written.startswith("~") else value.absolute()
         except (RuntimeError, OSError) as error:  # no such user, no home; a working directory that is gone
             raise ValueError(str(error)) from None
+
+    @property
+    def local_dir(self) -> Path:
+        """The registry directory on this machine."""
+        return self.registry_dir.expanduser()
+
+    @property
+    def relay_dir(self) -> str:
+        """The registry directory on the relay: an absolute path, or one below `~`."""
+        return self.registry_dir.as_posix()
+
+    @property
+    def ssh_words(self) -> tuple[str, ...]:
+        """The words of RELAY_SSH_CMD, which may hold secrets; none if it is not set."""
+        return () if self.ssh_cmd is None else tuple(shlex.split(self.ssh_cmd.get_secret_value()))
+
+    @property
+    def ssh_shown(self) -> str:
+        """What may be shown of RELAY_SSH_CMD."""
+        return f"{clean_line(self.ssh_words[0], 100)} …" if self.ssh_cmd is not None else ""

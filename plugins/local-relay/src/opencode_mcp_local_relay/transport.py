@@ -1,16 +1,19 @@
-"""The transport: publishes what is registered as it changes, and announces instances of this machine."""
+"""The transport: publishes what is registered as it changes, and announces instances here or over ssh."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
-from opencode_mcp import Endpoint, Publish, Rejection, Transport, TransportError, clean_line
+from opencode_mcp import Endpoint, Finding, Publish, Rejection, Transport, TransportError, clean_line
+from opencode_mcp_local_relay import outside
 from opencode_mcp_local_relay.announcement import Announcement, keep_announced
 from opencode_mcp_local_relay.registry import Look, Registry
 from opencode_mcp_local_relay.settings import LocalRelaySettings
-from opencode_mcp_local_relay.watching import DirectoryWatch
+from opencode_mcp_local_relay.tunnel import Ability, Pace, Tunnel
+from opencode_mcp_local_relay.watching import DirectoryWatch, Wake
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -35,14 +38,17 @@ class LocalRelay(Transport):
         self._settings = settings
         self._heartbeat_seconds = heartbeat_seconds
         self._check_seconds = check_seconds
-        self._registry = Registry(settings.registry_dir, trust_any_owner=settings.trust_any_owner)
+        self._registry = Registry(settings.local_dir, trust_any_owner=settings.trust_any_owner)
+        self._ability = Ability()
+        self._when_woken: set[Callable[[], None]] = set()
         self._lock = anyio.Lock()
         self._rejected: Sequence[Rejection] = ()
         if settings.prune_after_ms:
             self.forget_after_seconds = settings.prune_after_ms / 1000
-        shown = clean_line(str(settings.registry_dir), 1000)
+        shown = clean_line(str(settings.local_dir), 1000)
         self.invitation = (
-            "On this machine, start `opencode serve --port 4096` and register it with a file "
+            "Run `opencode-connected` in your project, here or, with RELAY_SSH_CMD, on another machine; "
+            "or start `opencode serve --port 4096` here and register it with a file "
             f"{shown}/my-project.json that holds one line: "
             '{"name": "my-project", "port": 4096, "cwd": "/path/to/my-project"}'
         )
@@ -62,9 +68,9 @@ class LocalRelay(Transport):
             TransportError: If the directory is not safe to use, or cannot be read.
         """
         failure: TransportError | None = None
-        woken = _Wake()
+        woken = Wake()
         async with anyio.create_task_group() as group:
-            group.start_soon(DirectoryWatch(self._settings.registry_dir, woken.set).run)
+            group.start_soon(DirectoryWatch(self._settings.local_dir, woken.set).run)
             try:
                 await self._publish_changes(publish, woken)
             except TransportError as error:
@@ -73,7 +79,7 @@ class LocalRelay(Transport):
         if failure is not None:
             raise failure
 
-    async def _publish_changes(self, publish: Publish, woken: "_Wake") -> None:
+    async def _publish_changes(self, publish: Publish, woken: Wake) -> None:
         published: Sequence[Endpoint] | None = None
         while True:
             woken.clear()
@@ -99,21 +105,57 @@ class LocalRelay(Transport):
             await anyio.to_thread.run_sync(lambda: self._registry.forget(endpoint, unchanged_seconds=seconds))
 
     async def announce(self, endpoint: Endpoint, *, task_status: "TaskStatus[None]") -> None:
-        """Write the registration file of an instance on this machine, keep it, remove it when cancelled.
+        """Register an instance of this machine, here or on the relay, until cancelled.
 
         Raises:
-            TransportError: If the directory is not safe to use or cannot be written, or if the instance
-                is not on this machine.
+            TransportError: If it cannot be registered, or no longer is; or is not on this machine.
         """
+        if self._settings.ssh_words:
+            tunnel = Tunnel(self._settings, endpoint, self._ability, Pace(heartbeat=self._heartbeat_seconds))
+            with self._woken_too(tunnel.woke):
+                await tunnel.keep(task_status)
+            return
         announcement = Announcement(
-            self._settings.registry_dir, endpoint, trust_any_owner=self._settings.trust_any_owner
+            self._settings.local_dir, endpoint, trust_any_owner=self._settings.trust_any_owner
         )
-        await keep_announced(
-            announcement,
-            heartbeat_seconds=self._heartbeat_seconds,
-            check_seconds=self._check_seconds,
-            task_status=task_status,
-        )
+        woken = Wake()
+        with self._woken_too(woken.set):
+            await keep_announced(
+                announcement,
+                heartbeat_seconds=self._heartbeat_seconds,
+                check_seconds=self._check_seconds,
+                woken=woken,
+                task_status=task_status,
+            )
+
+    def woke(self) -> None:
+        """Check at once what is announced."""
+        for wake in self._when_woken:
+            wake()
+
+    @contextmanager
+    def _woken_too(self, wake: Callable[[], None]) -> Generator[None]:
+        self._when_woken.add(wake)
+        try:
+            yield
+        finally:
+            self._when_woken.discard(wake)
+
+    async def inspect(self, endpoint: Endpoint) -> Sequence[Finding]:
+        """Look at the registration of an announced instance, and at its tunnel if it has one.
+
+        Raises:
+            TransportError: If the relay or the directory cannot be looked at.
+        """
+        return await outside.inspect(self._settings, endpoint)
+
+    async def withdraw(self, endpoint: Endpoint) -> Sequence[str]:
+        """Remove registrations with the id of `endpoint`, and what is left of its tunnel.
+
+        Raises:
+            TransportError: If the relay or the directory cannot be used.
+        """
+        return await outside.withdraw(self._settings, endpoint)
 
     async def _look(self) -> Look:
         async with self._lock:
@@ -121,20 +163,3 @@ class LocalRelay(Transport):
             look = await anyio.to_thread.run_sync(self._registry.look, abandon_on_cancel=True)
         self._rejected = look.rejections
         return look
-
-
-class _Wake:
-    """An event that can be cleared, so that what happens during a look leads to another."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        self._event.set()
-
-    def clear(self) -> None:
-        if self._event.is_set():
-            self._event = anyio.Event()
-
-    async def wait(self) -> None:
-        await self._event.wait()
