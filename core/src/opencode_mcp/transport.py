@@ -7,7 +7,7 @@ probing, timeouts, retries, credentials and name clashes are core's, once for al
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 import anyio
@@ -109,6 +109,17 @@ class Transport(ABC):
             TransportError: If that cannot be done now.
         """
         return ()
+
+    def registry(self) -> AbstractAsyncContextManager["Transport"]:
+        """Open the place where `announce` announces, as a transport that finds who is announced there.
+
+        That may be elsewhere than where this transport looks, for example on a relay. The default is
+        this transport itself.
+
+        Raises:
+            TransportError: On entering, if it cannot be reached now.
+        """
+        return nullcontext(self)
 
 
 @asynccontextmanager

@@ -34,9 +34,7 @@ def _main(words: Sequence[str]) -> None:
 
     try:
         if chosen.command is not None:
-            from opencode_mcp.connect.report import REPORTS
-
-            raise SystemExit(REPORTS[chosen.command]())
+            raise SystemExit(_report(chosen.command))
         from opencode_mcp.connect.start import start
 
         start(headless=chosen.headless, attach=chosen.attach, port=chosen.port, passed_on=passed_on)
@@ -44,6 +42,17 @@ def _main(words: Sequence[str]) -> None:
         _give_up(str(error), error.code)
     except OpenCodeMCPError as error:
         _give_up(str(error), 2)
+
+
+def _report(name: str) -> int:
+    if name == "status":
+        from opencode_mcp.connect.status import status as report
+    elif name == "cleanup":
+        from opencode_mcp.connect.cleanup import cleanup as report
+    else:
+        from opencode_mcp.connect.sessions import sessions as report
+    gc.enable()
+    return report()
 
 
 def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

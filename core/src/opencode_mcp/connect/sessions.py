@@ -1,0 +1,116 @@
+"""`opencode-connected sessions`: the sessions of every instance that is registered where ours are."""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, nullcontext
+from datetime import UTC, datetime
+
+import anyio
+
+from opencode_mcp.connect.places import state_directory
+from opencode_mcp.connect.records import running
+from opencode_mcp.connect.report import endpoint_of, opened, sentence
+from opencode_mcp.errors import OpenCodeMCPError
+from opencode_mcp.fleet.policies import Policies
+from opencode_mcp.model import Endpoint, Route, Session
+from opencode_mcp.opencode.detect import detect
+from opencode_mcp.opencode.http import Http
+from opencode_mcp.plugins import Plugins
+from opencode_mcp.settings import CoreSettings, read_settings
+from opencode_mcp.text import clean_line
+from opencode_mcp.transport import Transport
+
+_AT_ONCE = 16
+_LOOK_SECONDS = 30.0
+_SHOWN = 20
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Found:
+    endpoint: Endpoint
+    sessions: Sequence[Session] = ()
+    version: str = ""
+    problem: str = ""
+
+
+def sessions() -> int:
+    """Print the newest sessions of each instance; return 1 if not all could be asked."""
+    plugins = Plugins()
+    settings = read_settings(CoreSettings)
+    plugins.load_instance_hooks()
+    here = [endpoint_of(record) for record in running(state_directory())]
+    found, problems = anyio.run(_Asking(settings, Policies(plugins.hook, settings)).everyone, here)
+    for one in sorted(found, key=lambda one: one.endpoint.name):
+        endpoint = one.endpoint
+        about = ", ".join(filter(None, (endpoint.hostname, endpoint.directory, one.version)))
+        print(clean_line(f"{endpoint.name} ({about})" if about else endpoint.name, 1000))
+        if one.problem:
+            _print(one.problem)
+        for session in one.sessions[:_SHOWN]:
+            when = datetime.fromtimestamp(session.updated / 1000, UTC).astimezone()
+            _print(f"{session.id} {when:%Y-%m-%d %H:%M} {session.title}")
+        if not one.sessions and not one.problem:
+            _print("no session yet")
+    for problem in problems:
+        print(problem)
+    if not found and not problems:
+        print("No instance is registered.")
+    return int(bool(problems) or any(one.problem for one in found))
+
+
+class _Asking:
+    def __init__(self, settings: CoreSettings, policies: Policies) -> None:
+        self._settings = settings
+        self._policies = policies
+        self._limit = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def everyone(self, here: Sequence[Endpoint]) -> tuple[list[_Found], list[str]]:
+        """Ask the instances of this machine, and those that the selected transports know of."""
+        found = {endpoint.id: _Found(endpoint=endpoint) for endpoint in here}
+        problems: list[str] = []
+        async with anyio.create_task_group() as group:
+            for one in found.values():
+                group.start_soon(self._ask, one, None)
+            known = frozenset(found)
+            for name in self._settings.transport:
+                group.start_soon(self._through, name, known, found, problems)
+        return list(found.values()), problems
+
+    async def _through(
+        self, name: str, known: frozenset[str], found: dict[str, _Found], problems: list[str]
+    ) -> None:
+        try:
+            async with opened(name) as transport, transport.registry() as registry:
+                with anyio.fail_after(_LOOK_SECONDS):
+                    endpoints = await registry.discover()
+                async with anyio.create_task_group() as group:
+                    for endpoint in endpoints:
+                        if endpoint.id not in known and self._policies.admit(endpoint):
+                            one = found[endpoint.id] = _Found(endpoint=endpoint)
+                            group.start_soon(self._ask, one, registry)
+        except TimeoutError:
+            problems.append(f"Transport {name} has not answered within {_LOOK_SECONDS:g} s.")
+        except Exception as error:  # foreign code: the others are to be asked all the same
+            problems.append(f"Transport {name}: {sentence(error)}")
+
+    async def _ask(self, one: _Found, registry: Transport | None) -> None:
+        direct = nullcontext(Route(base_url=one.endpoint.url))
+        try:
+            async with self._limit, AsyncExitStack() as stack:
+                with anyio.fail_after(_LOOK_SECONDS):
+                    way = registry.connect(one.endpoint) if registry is not None else direct
+                    route = await stack.enter_async_context(way)
+                    auth = self._policies.authenticate(one.endpoint)
+                    seconds = self._settings.health_check_timeout_ms / 1000
+                    http = await stack.enter_async_context(Http(route, seconds=seconds, auth=auth))
+                    api = await detect(http)
+                    one.version = api.version
+                    one.sessions = await api.sessions()
+        except TimeoutError:
+            one.problem = f"no answer within {_LOOK_SECONDS:g} s"
+        except OpenCodeMCPError as error:
+            one.problem = str(error)
+
+
+def _print(line: str) -> None:
+    print(f"  {clean_line(line, 400)}")
