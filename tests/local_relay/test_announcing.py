@@ -138,6 +138,25 @@ async def test_two_instances_of_one_name_get_two_files(registry: Path) -> None:
         assert [one.id for one in await relay(registry).discover()] == ["server-2", "server-1"]
 
 
+async def test_a_second_instance_of_one_name_has_a_name_of_its_own(registry: Path) -> None:
+    twin = INSTANCE.model_copy(update={"id": "server-2", "url": "http://127.0.0.1:4097"})
+    async with announced(quick(registry)), announced(quick(registry, heartbeat=0.01), twin):
+        path = registry / "laptop-project-2.json"
+        first = content(path)
+        await until(lambda: content(path)["heartbeatAt"] != first["heartbeatAt"])
+        assert content(path)["name"] == first["name"] == "laptop-project-2"
+        assert content(registry / "laptop-project.json")["name"] == "laptop-project"
+
+
+async def test_woken_up_it_writes_at_once(registry: Path) -> None:
+    transport = quick(registry, check=30)
+    async with announced(transport):
+        for _ in range(2):
+            (registry / "laptop-project.json").unlink()
+            transport.woke()
+            await until((registry / "laptop-project.json").exists)
+
+
 async def test_the_file_of_an_earlier_run_of_the_same_instance_is_taken_over(registry: Path) -> None:
     register(registry, "laptop-project", id="server-1", port=1)
     async with announced(relay(registry)):

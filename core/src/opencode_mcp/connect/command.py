@@ -101,10 +101,9 @@ class _Version(argparse.Action):
 
 
 def _port(value: str) -> int:
-    port = int(value)
-    if not 1 <= port <= 65535:
-        raise ValueError(value)
-    return port
+    if not (value.isascii() and value.isdecimal() and 1 <= int(value) <= 65535):
+        raise argparse.ArgumentTypeError("it takes a whole number from 1 to 65535")
+    return int(value)
 
 
 def _give_up(why: str, code: int) -> NoReturn:

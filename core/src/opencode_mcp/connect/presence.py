@@ -24,6 +24,7 @@ class Presence:
     Attributes:
         url: Where it answers on this machine.
         version: What it called itself last.
+        answered: Whether it has ever answered.
         guarded: Whether it wants a password.
         problem: Why it does not answer as it should, or empty.
     """
@@ -31,8 +32,9 @@ class Presence:
     def __init__(self, url: str, *, username: str, password: str | None) -> None:
         self.url = url
         self.version = ""
+        self.answered = False
         self.guarded = password is not None
-        self.problem = f"{url} was not asked yet."
+        self.problem = f"{url} was not asked."
         self._username = username
         self._password = password
 
@@ -56,10 +58,11 @@ class Presence:
             with anyio.move_on_after(2 * seconds):
                 self.version = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
                 self.problem = ""
+                self.answered = True
                 return True
             self.problem = f"{self.url} does not answer in time."
         except CredentialsError as error:
-            self.guarded = True
+            self.guarded = self.answered = True
             if self.problem != str(error):
                 logger.warning("%s", error)
             self.problem = str(error)

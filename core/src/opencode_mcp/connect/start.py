@@ -162,7 +162,8 @@ def _endpoint(slot: Slot, url: str, directory: Path) -> Endpoint:
         )
     except ValidationError as error:
         why = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
-        raise StartError(f"--attach {clean_line(url, 100)!r} cannot be used: {why}.", 2) from None
+        why = why.removeprefix("Value error, ")
+        raise StartError(f"--attach {clean_line(url, 100)!r} cannot be used: it {why}.", 2) from None
 
 
 def _start_logging(path: Path, settings: ConnectSettings, *, on_stderr: bool) -> None:

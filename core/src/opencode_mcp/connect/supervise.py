@@ -122,7 +122,7 @@ class Supervisor:
             if child is not None and child.look():
                 self._group.start_soon(child.stop_with_it)
             if child is not None and child.code is not None:
-                self.leave("OpenCode has ended.")
+                self._child_ended(child.code)
         elif number == signal.SIGCONT:
             if child is not None:
                 child.resume()
@@ -132,6 +132,12 @@ class Supervisor:
             self.leave(f"signal {signal.Signals(number).name}.", number)
         elif child is not None:
             child.signal(number)
+
+    def _child_ended(self, code: int) -> None:
+        plan = self._plan
+        if not (plan.interactive or plan.presence.answered or self._work.cancel_called):
+            self.problem = f"OpenCode ended (code {code}) before its port answered: nothing was announced."
+        self.leave("OpenCode has ended.")
 
     async def _follow_parent(self) -> None:
         await parent_gone()
@@ -157,12 +163,11 @@ class Supervisor:
     async def _appears(self) -> None:
         """Wait for OpenCode to answer; if it takes too long, say so, and leave unless a person uses it."""
         presence = self._plan.presence
-        ever = bool(presence.version)
         seconds = _ATTACH_SECONDS if self._child is None else _START_SECONDS
-        with anyio.move_on_after(math.inf if ever else seconds):
+        with anyio.move_on_after(math.inf if presence.answered else seconds):
             await presence.appears()
             return
-        self.problem = f"Nothing is announced: {presence.problem} ({seconds:g} s passed)."
+        self.problem = f"Nothing is announced, since for {seconds:g} s {presence.problem}"
         if not self._plan.interactive:
             self.leave(self.problem, signal.SIGTERM)
         else:
