@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from opencode_mcp.plugins import Plugins
-from opencode_mcp.settings import CoreSettings, Documented, Settings, documented
+from opencode_mcp.settings import ConnectSettings, CoreSettings, Documented, Settings, documented
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN = "<!-- from here on written by docs/generate.py -->\n"
@@ -33,6 +33,8 @@ _HEAD = """\
 def sections() -> Iterator[tuple[str, list[Documented]]]:
     """Yield the title and the settings of core, and of each transport of this repository."""
     yield "All transports", _settings(CoreSettings)
+    further = set(ConnectSettings.model_fields) - set(CoreSettings.model_fields)
+    yield "`opencode-connected`", [documented(ConnectSettings.model_fields[name]) for name in sorted(further)]
     names: list[str] = []
     for path in sorted(ROOT.glob("plugins/*/pyproject.toml")):
         project = tomllib.loads(path.read_text("utf-8"))["project"]
