@@ -1,6 +1,6 @@
-"""`bench/run.py [start] [instances] [send] [weight] [freshness]`: the figures of docs/performance.md.
+"""`bench/run.py [start] [instances] [send] [weight] [freshness] [connect]`: figures of docs/performance.md.
 
-Everything is measured over stdio with the official MCP client, against simulated OpenCode servers in one
+The server is measured over stdio with the official MCP client, against simulated OpenCode servers in one
 other process, each figure in turns with its floor: the least that could do the same work.
 Exit code 1 for a miss.
 """
@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import anyio
 
+import connect
 import freshness
 import listing
 import sending
@@ -29,6 +30,7 @@ BENCHMARKS: Mapping[str, Callable[[int], AsyncGenerator[Figure]]] = {
     "send": sending.measure,
     "weight": weight.measure,
     "freshness": freshness.measure,
+    "connect": connect.measure,
 }
 
 

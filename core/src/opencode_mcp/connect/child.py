@@ -25,6 +25,8 @@ class Child:
     Attributes:
         pid: Its process, which leads its group.
         code: How it ended, as `subprocess.Popen.returncode` says it; None while it runs.
+        ended: Set once it has ended.
+        over: Set once `end` has ended it and all it started.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Child:
             raise StartError(f"{arguments[0]} cannot be started: {why}.", 126) from None
         self.pid = self._process.pid
         self.code: int | None = None
-        self.ended = anyio.Event()
+        self.ended, self.over = anyio.Event(), anyio.Event()
         self._resumed = anyio.Event()
         if terminal:
             terminal.give(self.pid)
@@ -119,9 +121,11 @@ class Child:
             while self._has_members():  # noqa: ASYNC110 - the kernel tells nobody
                 await anyio.sleep(_STEP_SECONDS)
         self.kill()
+        await self.ended.wait()
+        self.over.set()
 
     def _has_members(self) -> bool:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # macOS refuses if only zombies are left
             os.killpg(self.pid, 0)
             return True
         return False

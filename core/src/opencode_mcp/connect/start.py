@@ -119,6 +119,7 @@ def select(settings: CoreSettings) -> tuple[Selected, Sequence[Announcing]]:
 def _supervised(plan: Plan, child: Child | None, early: Early) -> Supervisor:
     async def run() -> Supervisor:
         gc.enable()
+        gc.collect()  # what the imports left, so that its place is used again
         gc.freeze()
         supervisor = Supervisor(plan, child, early)
         await supervisor.run()

@@ -86,18 +86,18 @@ class Supervisor:
                         tasks.start_soon(task)
                     tasks.start_soon(watch_clock, self._clock_jumped)
             if self._child is not None:
-                await self._child.ended.wait()
+                await self._child.over.wait()
             group.cancel_scope.cancel()
 
-    def leave(self, why: str, number: int | None = None) -> None:
-        """Begin to leave, once: announcements are withdrawn while OpenCode ends."""
+    def leave(self, why: str, number: int = signal.SIGTERM) -> None:
+        """Begin to leave, once: announcements are withdrawn while OpenCode ends, and all it started."""
         if self._work.cancel_called:
             return
         logger.info("Leaving: %s", why)
         # What was visible once and is not now could not be withdrawn: there was no way to reach it.
         self.clean = all(keeper.announced or not keeper.was_announced for keeper in self._keepers)
         bound_the_end(self._last_resort)
-        if self._child is not None and number is not None:
+        if self._child is not None:
             self._group.start_soon(self._child.end, number)
         self._work.cancel()
 
