@@ -136,7 +136,7 @@ class Child:
 
 
 def _preparation(terminal: Terminal | None) -> Callable[[], None]:
-    """Make what runs in the new process before OpenCode does."""
+    """Make what runs in the new process before OpenCode does. No thread runs yet that could hang it."""
     libc = ctypes.CDLL(None)  # loaded here: between fork and exec is no time for it
     parent = os.getpid()
     foreground = terminal is not None and terminal.is_ours()

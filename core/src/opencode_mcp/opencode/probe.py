@@ -54,5 +54,8 @@ def probe(url: str, *, seconds: float, username: str = "", password: str | None 
         health = None
     version = cast("dict[str, Any]", health).get("version") if isinstance(health, dict) else None
     if not isinstance(version, str) or not version:
-        raise ProtocolError(f"What answers at {url} is not an OpenCode 1.x server (status {status}).")
+        raise ProtocolError(
+            f"What answers at {url} is not an OpenCode 1.x server (status {status}). If it is an older one, "
+            "update it: opencode upgrade"
+        )
     return clean_line(version, 40)
