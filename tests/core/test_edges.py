@@ -499,3 +499,16 @@ async def test_it_is_left_behind_even_if_nobody_reads_what_is_said_of_it(
     finally:
         os.close(unread)
         os.close(full)
+
+
+@pytest.mark.slow
+def test_what_a_plugin_prints_while_it_is_imported_stays_out_of_the_protocol(
+    command: Command, site: Site
+) -> None:
+    source = TRANSPORT.replace("NAME", "'loud'")
+    site.install(
+        "opencode-mcp-loud", transports={"loud": "loud"}, modules={"loud": f"print('hello')\n{source}"}
+    )
+    ended = command(TRANSPORT="loud", PYTHONPATH=str(site.path))
+    assert (ended.code, ended.out) == (0, "")
+    assert "hello" in ended.err

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stdout
 from typing import NoReturn
 
 import anyio
@@ -39,7 +39,8 @@ def serve() -> None:
                 )
             )
     try:
-        runtime = Runtime()
+        with redirect_stdout(sys.stderr):  # a plugin that prints while it is imported: stdout is MCP's
+            runtime = Runtime()
     except OpenCodeMCPError as error:
         give_up(error)
     if sys.stdin.isatty():
