@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,15 @@ from support.real_sshd import RealSshd, running_with
 
 FAST = Pace(heartbeat=0.1, probe=0.1, again=0.1)
 CALM = Pace()
+NO_CONTROL = """
+for word; do
+  case $word in
+    Control*) echo "command-line: line 0: Bad configuration option: ${word%%=*}" >&2; exit 255 ;;
+  esac
+done
+exec $SSH "$@"
+"""
+"""The text of a wrapper: an ssh that knows no control sockets."""
 
 
 def settings_for(sshd: RealSshd | str, directory: Path | str, **more: Any) -> LocalRelaySettings:
@@ -106,3 +116,15 @@ async def healthy(port: int) -> bool:
 def ssh_of(sshd: RealSshd) -> list[int]:
     """The ssh processes of this test, and what was started around them."""
     return running_with(str(sshd.home / "user"))
+
+
+def with_tools(sshd: RealSshd, *names: str) -> str:
+    """A line for the configuration of sshd: on the relay there is nothing but what is needed, and these."""
+    tools = sshd.home / "tools"
+    tools.mkdir()
+    for name in ("sh", "mkdir", "chmod", "mv", "ln", "rm", "dd", "ls", "id", *names):
+        found = shutil.which(name)
+        if found is None:
+            pytest.skip(f"there is no {name}")
+        (tools / name).symlink_to(found)
+    return f"SetEnv HOME={sshd.user_home} PATH={tools}"

@@ -1,7 +1,6 @@
 """Commands that are like ssh, but not quite, and relays that allow less: what is done without."""
 
 import random
-import shutil
 import socket
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from local_relay.ssh_parts import (
     FAST,
+    NO_CONTROL,
     announced,
     content,
     healthy,
@@ -18,6 +18,7 @@ from local_relay.ssh_parts import (
     refused,
     ssh_of,
     tunnel,
+    with_tools,
 )
 from opencode_mcp import TransportError
 from opencode_mcp.testing import FakeOpenCode, Fault
@@ -27,14 +28,6 @@ from support.real_sshd import RealSshd
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 QUIET = 'exec $SSH -E "$0.log" "$@"'
-NO_CONTROL = """
-for word; do
-  case $word in
-    Control*) echo "command-line: line 0: Bad configuration option: ${word%%=*}" >&2; exit 255 ;;
-  esac
-done
-exec $SSH "$@"
-"""
 CHILD = """
 exec 3<&0
 $SSH "$@" <&3 &
@@ -48,18 +41,6 @@ for word; do
 done
 exec $SSH "$@"
 """
-
-
-def with_tools(sshd: RealSshd, *names: str) -> str:
-    """A line for the configuration of sshd: on the relay there is nothing but what is needed, and these."""
-    tools = sshd.home / "tools"
-    tools.mkdir()
-    for name in ("sh", "mkdir", "chmod", "mv", "ln", "rm", "dd", "ls", "id", *names):
-        found = shutil.which(name)
-        if found is None:
-            pytest.skip(f"there is no {name}")
-        (tools / name).symlink_to(found)
-    return f"SetEnv HOME={sshd.user_home} PATH={tools}"
 
 
 async def test_where_ssh_does_not_name_the_port_one_is_picked_and_that_is_remembered(

@@ -16,7 +16,8 @@ from opencode_mcp_local_relay import LocalRelaySettings, opencode_mcp_transports
 from opencode_mcp_local_relay.control import control_path
 from opencode_mcp_local_relay.ending import NO_MULTIPLEXING, ending
 from opencode_mcp_local_relay.registration import id_prefix, numbered, stem_of
-from opencode_mcp_local_relay.relay import SCRIPT, quoted_path
+from opencode_mcp_local_relay.relay import quoted_path
+from opencode_mcp_local_relay.script import SCRIPT
 from opencode_mcp_local_relay.tunnel import hidden
 
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox", "ksh", "mksh", "zsh") if shutil.which(shell)]
@@ -199,3 +200,29 @@ def test_the_home_is_the_one_of_who_runs_the_shell(shell: str) -> None:
     for written, meant in (("~", "/h x"), ("~/a 'b'", "/h x/a 'b'"), ("/a ~", "/a ~")):
         done = run(shell, f"printf %s {quoted_path(written)}", env={**os.environ, "HOME": "/h x"})
         assert done.stdout.decode() == meant
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_sh_lists_files_of_any_name_and_content_as_one_line_each(shell: str, tmp_path: Path) -> None:
+    directory = tmp_path / HELL.replace("/", "")
+    directory.mkdir(0o700)
+    name = HELL.replace("/", "").replace("\n", " ") + " * .json"
+    (directory / name).write_bytes(b"{\n  %s \\n $HOME * '\n\n}\n")
+    (directory / "large.json").write_bytes(b"x" * 70_000)
+    (directory / "open.json").touch()
+    (directory / "open.json").chmod(0o666)
+    (directory / "link.json").symlink_to("large.json")
+    (directory / "new\nline.json").touch()
+    variables = f"d={quoted_path(str(directory))} trust= q=1"
+    done = run(shell, f"{SCRIPT}\n{variables}\nlist 9\ntrust=1\nlist 1\nd=$d/none\nlist 9\n", cwd=tmp_path)
+    lines = [line[2:].rstrip() for line in done.stdout.decode().split("\n") if line.startswith("1 ")]
+    expected = {
+        f"/{name}/{{   %s \\n $HOME * ' }}",
+        "/large.json/" + "x" * 65537,
+        "open/open.json/",
+        "special/link.json/",
+    }
+    assert set(lines[:4]) == expected
+    assert lines[4:] == ["= ok safe", lines[0], "= ok safe more", "= ok safe"]
+    assert done.stderr == b""
+    assert list(tmp_path.iterdir()) == [directory]

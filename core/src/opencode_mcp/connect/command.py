@@ -97,7 +97,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"opencode-connected {version('opencode-mcp-core')}\n")
+        print(f"opencode-connected {version('opencode-mcp-core')}")
+        parser.exit()
 
 
 def _port(value: str) -> int:

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
@@ -107,6 +107,7 @@ class Keeper:
 
     async def _rest_after(self, error: Exception) -> None:
         """Tell of a failure and wait before another attempt; only a second if the clock jumps meanwhile."""
+        error = _unwrapped(error)
         known = ours(error)
         if known is None:
             logger.error("Transport %s failed.", self.name, exc_info=error)
@@ -123,3 +124,11 @@ class Keeper:
     def _say(self, state: str) -> None:
         self.state = state
         self._changed()
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """Take an error that is alone out of the groups that task groups put it into."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    errors = cast("ExceptionGroup[Exception]", error).exceptions
+    return _unwrapped(errors[0]) if len(errors) == 1 else error

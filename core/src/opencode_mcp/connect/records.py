@@ -204,7 +204,7 @@ def _is_held(directory: Path, record: Record) -> bool:
     try:
         os.kill(record.pid, 0)
         fd = os.open(directory / f"{file_stem(record.name)}.lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    except (OSError, OverflowError):
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -219,5 +219,5 @@ def _read(path: Path) -> Record | None:
     try:
         with path.open(encoding="utf-8") as file:
             return Record.parse(file.read(_SIZE_LIMIT))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

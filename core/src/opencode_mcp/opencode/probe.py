@@ -38,8 +38,8 @@ def probe(url: str, *, seconds: float, username: str = "", password: str | None 
         headers["authorization"] = f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
     try:
         connection.request("GET", "/global/health", headers=headers)
-        response = connection.getresponse()
-        status, content = response.status, response.read(_HEALTH_BYTES)
+        with connection.getresponse() as response:  # which may have taken the socket over
+            status, content = response.status, response.read(_HEALTH_BYTES)
     except http.client.HTTPException as error:
         raise ProtocolError(f"What answers at {url} does not speak HTTP ({type(error).__name__}).") from None
     except OSError as error:
@@ -50,7 +50,7 @@ def probe(url: str, *, seconds: float, username: str = "", password: str | None 
         raise CredentialsError(f"The OpenCode at {url} wants another password: set OPENCODE_SERVER_PASSWORD.")
     try:
         health: Any = json.loads(content) if status == http.client.OK else None
-    except ValueError:
+    except (ValueError, RecursionError):
         health = None
     version = cast("dict[str, Any]", health).get("version") if isinstance(health, dict) else None
     if not isinstance(version, str) or not version:

@@ -16,7 +16,7 @@ from opencode_mcp import Endpoint, TransportError, clean_line
 from opencode_mcp_local_relay.directory import Directory, temporary_name
 from opencode_mcp_local_relay.file import read_registration
 from opencode_mcp_local_relay.registration import UnusableError, file_names, serialise, stem_of
-from opencode_mcp_local_relay.watching import Wake
+from opencode_mcp_local_relay.wake import Wake
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus

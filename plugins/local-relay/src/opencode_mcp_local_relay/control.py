@@ -16,10 +16,12 @@ from anyio.streams.stapled import StapledByteStream
 from opencode_mcp_local_relay.process import end, piped, start
 
 PROBE_SECONDS = 10.0
+_REQUEST_SECONDS = 5.0
 _LONGEST = 86
 """Characters. ssh adds 18 while it makes a socket, and macOS allows 104."""
+_ROOM = len("/opencode-mcp-12345678/12345")
 _PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")  # what ssh takes as it is
-_REQUEST = b"GET /global/health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+_GET = b"GET /global/health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
 
 def control_path(instance_id: str) -> Path | None:
@@ -34,6 +36,20 @@ def control_path(instance_id: str) -> Path | None:
         path = Path(parent, f"opencode-mcp-{os.geteuid()}-{digest}", "s")
         if len(str(path)) <= _LONGEST and _PLAIN.fullmatch(str(path)):
             return path
+    return None
+
+
+def new_room() -> Path | None:
+    """Make a directory of its own for sockets with names of a few characters; None if there is no place.
+
+    Blocks a little.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - in a directory of our own
+        if len(parent) <= _LONGEST - _ROOM and _PLAIN.fullmatch(parent):
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="opencode-mcp-", dir=parent))
     return None
 
 
@@ -76,6 +92,20 @@ def over(path: Path, *words: str) -> list[str]:
     return ["ssh", "-F", "none", "-T", *(word for option in options for word in ("-o", option)), *words]
 
 
+async def request(path: Path, what: str, *options: str) -> bool:
+    """Ask the ssh behind `path` for something, as `ssh -O` does; whether it complied."""
+    with contextlib.suppress(OSError), anyio.move_on_after(_REQUEST_SECONDS):
+        done = await anyio.run_process(
+            over(path, "-O", what, *options, "relay"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        return done.returncode == 0
+    return False
+
+
 async def forwards(path: Path, port: int) -> bool | None:
     """Whether `port` of the relay leads to something that speaks HTTP; None if that cannot be tried."""
     try:
@@ -109,7 +139,7 @@ async def _answers(stream: ByteStream) -> bool:
     with contextlib.suppress(
         OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError
     ):
-        await stream.send(_REQUEST)
+        await stream.send(_GET)
         while len(head) < len(b"HTTP/1."):
             head += await stream.receive()
     return head.startswith(b"HTTP/1.")

@@ -1,12 +1,10 @@
 """What another process finds of an announced instance, and what it removes of one that was killed."""
 
-import subprocess
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import anyio
 import anyio.to_thread
 
 from opencode_mcp import Endpoint, Finding, TransportError, clean_line
@@ -64,7 +62,7 @@ async def withdraw(settings: LocalRelaySettings, endpoint: Endpoint) -> Sequence
         async with _relay(settings, endpoint, socket) as relay:
             found = await relay.find(remove=True)
     removed += [f"registration {one.path}" for one in found]
-    if socket is not None and await _control(socket, "exit"):
+    if socket is not None and await control.request(socket, "exit"):
         removed.append("the ssh of its tunnel")
     path = await anyio.to_thread.run_sync(control.control_path, endpoint.id)
     if path is not None and await anyio.to_thread.run_sync(control.clear_away, path):
@@ -77,20 +75,7 @@ async def _live_socket(endpoint: Endpoint) -> Path | None:
     path = await anyio.to_thread.run_sync(control.control_path, endpoint.id)
     if path is None or not await anyio.to_thread.run_sync(control.is_ours, path):
         return None
-    return path if await _control(path, "check") else None
-
-
-async def _control(path: Path, request: str) -> bool:
-    with suppress(OSError), anyio.move_on_after(5):
-        done = await anyio.run_process(
-            control.over(path, "-O", request, "relay"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        return done.returncode == 0
-    return False
+    return path if await control.request(path, "check") else None
 
 
 @asynccontextmanager

@@ -9,14 +9,14 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from opencode_mcp import Endpoint, Rejection, TransportError, clean_line
 from opencode_mcp_local_relay.directory import Directory
 from opencode_mcp_local_relay.file import KnownFile, look_at, remove_unchanged
-from opencode_mcp_local_relay.registration import SUFFIX
+from opencode_mcp_local_relay.registration import SUFFIX, Registration
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,10 @@ class Registry:
                 continue  # gone since it was listed
         self._files = files
         self._warn(directory, more=more)
-        self._published = _merge(files, vouched=directory.trusted)
+        found = {
+            name: (file.registration, file.version[2]) for name, file in files.items() if file.registration
+        }
+        self._published = merge(found, vouched=directory.trusted)
         return Look(
             endpoints=tuple(endpoint for _, endpoint in sorted(self._published.values(), key=_by_name)),
             rejections=tuple(
@@ -170,17 +173,28 @@ def _by_name(published: tuple[str, Endpoint]) -> str:
     return published[0]
 
 
-def _merge(files: dict[str, KnownFile], *, vouched: bool) -> dict[str, tuple[str, Endpoint]]:
+def merge(found: Mapping[str, tuple[Registration, int]], *, vouched: bool) -> dict[str, tuple[str, Endpoint]]:
     """Make one set of what the files say: of two that mean the same server, the newer one counts.
 
-    Unless the directory is `vouched` for, no file in it is.
+    Args:
+        found: What each file says, and when it was changed, by its name.
+        vouched: Whether the directory is to be trusted; if not, no file in it is.
+
+    Returns:
+        For each id, the file's name and what to publish.
     """
-    found = [(name, file, file.registration) for name, file in files.items() if file.registration is not None]
-    found.sort(key=lambda item: (item[2].connected_at, item[1].version[2], item[0]), reverse=True)
-    explicit = {registration.endpoint.id for _, _, registration in found if registration.explicit_id}
+    newest_first = sorted(
+        (
+            (registration.connected_at, changed, name, registration)
+            for name, (registration, changed) in found.items()
+        ),
+        key=lambda item: item[:3],
+        reverse=True,
+    )
+    explicit = {registration.endpoint.id for registration, _ in found.values() if registration.explicit_id}
     published: dict[str, tuple[str, Endpoint]] = {}
     urls: set[str] = set()
-    for name, _, registration in found:
+    for _, _, name, registration in newest_first:
         endpoint = registration.endpoint
         if not registration.explicit_id and endpoint.id in explicit:
             endpoint = endpoint.model_copy(

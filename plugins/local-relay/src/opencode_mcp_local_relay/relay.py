@@ -1,7 +1,6 @@
-"""What is done on the relay, by a POSIX sh there that reads it from its standard input.
+"""What is done on the relay, by a POSIX sh there that is taught `script.py`.
 
-Every value reaches it quoted by `shlex.quote`, so that it is a value whatever it holds. A file is taken for
-the instance's own only if it begins with its id, which is compared byte for byte.
+Every value reaches it quoted by `shlex.quote`, so that it is a value whatever it holds.
 """
 
 import dataclasses
@@ -11,79 +10,13 @@ from collections.abc import Sequence
 
 from opencode_mcp import TransportError, clean_line
 from opencode_mcp_local_relay.registration import SUFFIX, Registration, UnusableError, id_prefix, parse
+from opencode_mcp_local_relay.script import SCRIPT
 from opencode_mcp_local_relay.ssh import Shell
 
 _REPLY_SECONDS = 20.0
 _PROBE_SECONDS = 10
-
-SCRIPT = r"""
-umask 077
-LC_ALL=C
-export LC_ALL
-unset http_proxy HTTP_PROXY all_proxy ALL_PROXY CDPATH
-say() { printf '\n%s %s\n' "$q" "$*"; }
-end() { say = "$@"; }
-ours() {
-  [ -f "$1" ] && [ ! -h "$1" ] && [ "$(dd if="$1" bs="$size" count=1)" = "$prefix" ]
-} 2>/dev/null
-there() { [ -e "$1" ] || [ -h "$1" ]; }
-safe() {
-  [ -z "$trust" ] || return 0
-  set -- $(ls -ldn "$d/." 2>/dev/null)
-  case $1 in ????????w*) end open; return 1 ;; esac
-  case $3 in 0 | '' | "$(id -u)") ;; *) end foreign "$3"; return 1 ;; esac
-}
-put() {
-  e=$(mkdir -p "$d" 2>&1) || { end directory "$e"; return; }
-  safe || return
-  f=$d/$1
-  mine=
-  if ours "$f"; then mine=1; elif there "$f"; then end taken; return; fi
-  rm -f "$t"
-  e=$( (set -C; printf '%s\n' "$2" >"$t" && chmod 600 "$t") 2>&1) && ours "$t" ||
-    { rm -f "$t"; end write "${e:-the file system may be full}"; return; }
-  if [ -z "$mine" ] && ln "$t" "$f"; then
-    rm -f "$t"
-  elif [ -z "$mine" ] && there "$f"; then
-    rm -f "$t"
-    end taken
-    return
-  else
-    e=$(mv -f "$t" "$f" 2>&1) || { rm -f "$t"; end write "$e"; return; }
-  fi 2>/dev/null
-  end ok "$d"
-}
-drop() {
-  if ours "$d/$1"; then rm -f "$d/$1"; fi
-  rm -f "$t"
-  end ok
-} 2>/dev/null
-find_ours() {
-  [ ! -d "$d" ] || [ -r "$d" ] || { end unreadable; return; }
-  for f in "$d"/*.json; do
-    ours "$f" || continue
-    say "$f"
-    say "$(dd if="$f" bs=65536 count=1 2>/dev/null)"
-    [ -z "$1" ] || { e=$(rm -f "$f" 2>&1) || { end remove "$e"; return; }; }
-  done
-  if [ -n "$1" ]; then rm -f "$t"; fi
-  end ok
-} 2>/dev/null
-probe() (
-  u=http://127.0.0.1:$1/global/health
-  if command -v curl >/dev/null; then
-    case $(curl -s -o /dev/null -m "$2" --noproxy '*' -w '%{http_code}' "$u") in
-      000 | '') end failed ;;
-      *) end answered ;;
-    esac
-  elif command -v wget >/dev/null; then
-    if e=$(wget -t 1 -T "$2" -O /dev/null "$u" 2>&1); then end answered; exit; fi
-    case $e in *' 401 '* | *' 403 '*) end answered ;; *) end failed ;; esac
-  else
-    end unknown
-  fi
-) 2>/dev/null
-"""
+_LIST_LIMIT = 900
+"""Files; a reply has at most 1000 lines."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,16 +27,47 @@ class Found:
     registration: Registration | None
 
 
-class Relay:
-    """The registry directory on the relay, for one instance."""
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """A file on the relay whose name is that of a registration.
 
-    def __init__(self, shell: Shell, directory: str, instance_id: str, *, trust_any_owner: bool) -> None:
+    Attributes:
+        name: The file's.
+        fault: Empty if only we and root can have written it, `unknown` if that cannot be told; else who
+            else can, `open` or `foreign <uid>`; or `special` if it is no regular file.
+        content: The first 64 KiB and a byte, without line breaks; empty if it is not to be read.
+    """
+
+    name: str
+    fault: str
+    content: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """The registry directory on the relay.
+
+    Attributes:
+        files: Ordered by name, at most 900.
+        trusted: Whether only we and root decide what it holds.
+        more: Whether there are more files.
+    """
+
+    files: Sequence[Listed]
+    trusted: bool
+    more: bool
+
+
+class Relay:
+    """The registry directory on the relay."""
+
+    def __init__(self, shell: Shell, directory: str, instance_id: str = "", *, trust_any_owner: bool) -> None:
         """Prepare to use a shell on the relay.
 
         Args:
             shell: Whose process has just been started.
             directory: An absolute path, or one below `~`.
-            instance_id: Whose registrations these are.
+            instance_id: Whose registrations are written, found and removed, if any are.
             trust_any_owner: Whether the directory may belong to, or be open to, others.
         """
         self._shell = shell
@@ -163,6 +127,22 @@ class Relay:
             for path, content in zip(lines[::2], lines[1::2], strict=False)
         ]
 
+    async def listing(self) -> Listing:
+        """Read all registrations, whosever they are; a missing directory holds none.
+
+        Raises:
+            TransportError: If that is not possible, or the relay does not answer.
+            EndedError: If ssh ends.
+        """
+        lines: list[str] = []
+        status, detail = await self._run(f"list {_LIST_LIMIT}", lines)
+        if status != "ok":
+            raise self._failure(status, detail)
+        parts = [line.split("/", 2) for line in lines]
+        files = [Listed(fault=part[0], name=part[1], content=part[2]) for part in parts if len(part) == 3]
+        trusted, _, more = detail.partition(" ")
+        return Listing(files=files, trusted=trusted == "safe", more=bool(more))
+
     async def probe(self, port: int) -> bool | None:
         """Whether `port` of the relay leads to a web server; None if the relay has nothing to ask it with."""
         try:
@@ -192,6 +172,7 @@ class Relay:
             "directory": f"{about} cannot be created: {detail}. Instead, {other}.",
             "write": f"{about} cannot be written: {detail}. Make room there, or {other}.",
             "remove": f"{about} holds a registration that cannot be removed: {detail}. Remove it by hand.",
+            "none": f"{about} is not a directory. Remove it, or {other}.",
             "unreadable": f"{about} cannot be read. Run `chmod u+rx` on it, or {other}.",
             "open": f"{about} can be written by everybody, so that others could send your messages "
             f"elsewhere. Run `chmod o-w` on it there, or {other}{trust}",

@@ -1,22 +1,27 @@
-"""The transport: publishes what is registered as it changes, and announces instances here or over ssh."""
+"""The transport: publishes what is registered as it changes, and announces instances here or over ssh.
+
+`opencode-connected` stays for as long as its OpenCode, so what it takes to find instances, or to use ssh, is
+imported only where it is needed.
+"""
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
 from opencode_mcp import Endpoint, Finding, Publish, Rejection, Transport, TransportError, clean_line
-from opencode_mcp_local_relay import outside
 from opencode_mcp_local_relay.announcement import Announcement, keep_announced
-from opencode_mcp_local_relay.registry import Look, Registry
 from opencode_mcp_local_relay.settings import LocalRelaySettings
-from opencode_mcp_local_relay.tunnel import Ability, Pace, Tunnel
-from opencode_mcp_local_relay.watching import DirectoryWatch, Wake
+from opencode_mcp_local_relay.wake import Wake
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
+
+    from opencode_mcp_local_relay.registry import Look, Registry
+    from opencode_mcp_local_relay.tunnel import Ability
 
 _BREATH_SECONDS = 0.2
 """Between two looks at the directory, however much happens there; also when a file seems half-written."""
@@ -38,8 +43,6 @@ class LocalRelay(Transport):
         self._settings = settings
         self._heartbeat_seconds = heartbeat_seconds
         self._check_seconds = check_seconds
-        self._registry = Registry(settings.local_dir, trust_any_owner=settings.trust_any_owner)
-        self._ability = Ability()
         self._when_woken: set[Callable[[], None]] = set()
         self._lock = anyio.Lock()
         self._rejected: Sequence[Rejection] = ()
@@ -67,6 +70,8 @@ class LocalRelay(Transport):
         Raises:
             TransportError: If the directory is not safe to use, or cannot be read.
         """
+        from opencode_mcp_local_relay.watching import DirectoryWatch  # not for announcing
+
         failure: TransportError | None = None
         woken = Wake()
         async with anyio.create_task_group() as group:
@@ -111,6 +116,8 @@ class LocalRelay(Transport):
             TransportError: If it cannot be registered, or no longer is; or is not on this machine.
         """
         if self._settings.ssh_words:
+            from opencode_mcp_local_relay.tunnel import Pace, Tunnel  # only with ssh
+
             tunnel = Tunnel(self._settings, endpoint, self._ability, Pace(heartbeat=self._heartbeat_seconds))
             with self._woken_too(tunnel.woke):
                 await tunnel.keep(task_status)
@@ -147,6 +154,8 @@ class LocalRelay(Transport):
         Raises:
             TransportError: If the relay or the directory cannot be looked at.
         """
+        from opencode_mcp_local_relay import outside  # not for announcing
+
         return await outside.inspect(self._settings, endpoint)
 
     async def withdraw(self, endpoint: Endpoint) -> Sequence[str]:
@@ -155,9 +164,35 @@ class LocalRelay(Transport):
         Raises:
             TransportError: If the relay or the directory cannot be used.
         """
+        from opencode_mcp_local_relay import outside  # not for announcing
+
         return await outside.withdraw(self._settings, endpoint)
 
-    async def _look(self) -> Look:
+    def registry(self) -> AbstractAsyncContextManager[Transport]:
+        """Open the registry where instances are announced: this one, or with RELAY_SSH_CMD the relay's.
+
+        Raises:
+            TransportError: On entering, if the relay cannot be reached.
+        """
+        if not self._settings.ssh_words:
+            return super().registry()
+        from opencode_mcp_local_relay.remote import opened_registry  # only with ssh
+
+        return opened_registry(self._settings)
+
+    @cached_property
+    def _registry(self) -> "Registry":
+        from opencode_mcp_local_relay.registry import Registry  # not for announcing
+
+        return Registry(self._settings.local_dir, trust_any_owner=self._settings.trust_any_owner)
+
+    @cached_property
+    def _ability(self) -> "Ability":
+        from opencode_mcp_local_relay.tunnel import Ability  # only with ssh
+
+        return Ability()
+
+    async def _look(self) -> "Look":
         async with self._lock:
             # Given up when cancelled, since a dead network file system may never answer.
             look = await anyio.to_thread.run_sync(self._registry.look, abandon_on_cancel=True)

@@ -17,26 +17,6 @@ _STEP_MS = 50
 """How often the thread that waits for events wakes up: 20 ms costs twice the CPU and gains nothing."""
 
 
-class Wake:
-    """An event that can be cleared, so that what happens during a look leads to another."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        """Let who waits go on."""
-        self._event.set()
-
-    def clear(self) -> None:
-        """Have who comes next wait."""
-        if self._event.is_set():
-            self._event = anyio.Event()
-
-    async def wait(self) -> None:
-        """Wait until it is set."""
-        await self._event.wait()
-
-
 class DirectoryWatch:
     """Calls `changed` after every change in a directory, which need not exist yet and may be replaced.
 
