@@ -139,7 +139,8 @@ class Announcer(Protocol):
 
         Raises:
             TransportError: If it cannot be announced, or no longer is. Core reports that and calls it
-                again, with the same endpoint: after a second at first, ever more rarely, at most after 60 s.
+                again, with the same endpoint: after a second at first, ever more rarely, at most after
+                60 s. Also while it is cancelled, if it could not withdraw.
         """
         ...
 
@@ -152,10 +153,16 @@ class Announcing:
         listen: The address an OpenCode must listen on, `127.0.0.1` if only this machine needs to reach
             it. Anything wider makes a password mandatory.
         facts: Lines for the banner, for example `{"Registry": "/tmp/opencode-relay"}`; never a secret.
+        place: Tells one place of announcing from another, for example two registries. What was announced
+            at one can only be looked at and withdrawn with settings that mean the same. Never a secret.
+        reachable_by: Who else can reach the instance this way, for example `everybody with an account on
+            the relay`; people are told so if it asks for no password.
     """
 
     listen: str = LOOPBACK
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    place: str = ""
+    reachable_by: str = ""
 
 
 S = TypeVar("S", bound=Settings)

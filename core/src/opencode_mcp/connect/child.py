@@ -87,7 +87,7 @@ class Child:
                     self.code = self._process.returncode = os.waitstatus_to_exitcode(status)
                     break
         if self.code is None:
-            self.code = self._process.returncode = 0  # reaped by somebody else
+            self.code = self._process.returncode = 1  # reaped by somebody else, who knows how it ended
         if self._terminal:
             self._terminal.take_back(self.pid, killed=self.code < 0)
         self.ended.set()
@@ -95,7 +95,7 @@ class Child:
 
     async def stop_with_it(self) -> None:
         """Stop, now that it is stopped, and go on with it when the shell says so."""
-        if self._terminal is None:
+        if self._terminal is None or self.code is not None:
             return
         self._terminal.take_back(self.pid)
         self._resumed = anyio.Event()
@@ -133,6 +133,16 @@ class Child:
     def kill(self) -> None:
         """End by force whatever is left of it."""
         self.signal(signal.SIGKILL)
+
+    def kill_now(self) -> int:
+        """End it by force, wait for that, and return how it ended."""
+        self.kill()
+        if self.code is None:
+            with suppress(ChildProcessError):
+                self.code = self._process.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            if self._terminal:
+                self._terminal.take_back(self.pid, killed=True)
+        return 1 if self.code is None else self.code
 
 
 def _preparation(terminal: Terminal | None) -> Callable[[], None]:

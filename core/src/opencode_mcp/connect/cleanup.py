@@ -29,10 +29,10 @@ def cleanup() -> int:
 async def _withdraw(record: Record) -> tuple[list[str], list[str]]:
     removed: list[str] = []
     problems: list[str] = []
-    for name in record.transports:
+    for name in record.places:
         try:
             with anyio.fail_after(_SECONDS):
-                async with opened(name) as transport:
+                async with opened(name, record.places.get(name, "")) as transport:
                     removed.extend(await transport.withdraw(endpoint_of(record)))
         except TimeoutError:
             problems.append(f"transport {name} has not cleaned up within {_SECONDS:g} s")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 
 from opencode_mcp.errors import TransportError, ours
 from opencode_mcp.model import Endpoint
@@ -49,13 +50,16 @@ class Keeper:
         name: What `TRANSPORT` calls it.
         state: How it stands, in words.
         announced: Whether the instance is visible at present.
-        was_announced: Whether it ever was.
+        left: Why something of it may be left where it was announced, once it has ended; or empty.
     """
 
     def __init__(self, plugin: TransportPlugin[Any], settings: Settings, changed: Callable[[], None]) -> None:
         self.name = plugin.name
         self.state = "not announced yet"
-        self.announced = self.was_announced = False
+        self.announced = False
+        self.left = ""
+        self._ending = False
+        self._was_announced = False
         self._plugin = plugin
         self._settings = settings
         self._changed = changed
@@ -66,6 +70,8 @@ class Keeper:
 
     async def run(self, endpoint: Endpoint) -> None:
         """Keep `endpoint` announced until cancelled; then it is withdrawn."""
+        self._ending = self._was_announced = False
+        self.left = ""
         try:
             while True:
                 try:
@@ -78,8 +84,15 @@ class Keeper:
                 finally:
                     self._transport = None
         finally:
+            if self._was_announced and not self.announced:
+                # Gone before there was a connection again to take it off.
+                self.left = self.left or self.state
             self.announced = False
-            self._say("withdrawn")
+            self._say(f"perhaps not withdrawn: {self.left}" if self.left else "withdrawn")
+
+    def ending(self) -> None:
+        """The announcement is about to be withdrawn."""
+        self._ending = True
 
     def woke(self) -> None:
         """This machine has slept: look after the announcement, or try again, at once."""
@@ -98,20 +111,22 @@ class Keeper:
             async with anyio.create_task_group() as group:
                 await group.start(transport.announce, endpoint)
                 self._since = anyio.current_time()
-                self.announced = self.was_announced = True
+                self.announced = self._was_announced = True
                 self._say("announced")
                 logger.info("Transport %s: %s is announced.", self.name, endpoint.name)
         except Exception as error:  # foreign code, as above
+            if self._ending:
+                self.left = self._words(error)
+                logger.warning("Transport %s: %s", self.name, self.left)
+                await anyio.lowlevel.checkpoint()  # which is cancelled
             return error
         return TransportError("Announcing ended without an error.")
 
     async def _rest_after(self, error: Exception) -> None:
         """Tell of a failure and wait before another attempt; only a second if the clock jumps meanwhile."""
-        error = _unwrapped(error)
-        known = ours(error)
-        if known is None:
-            logger.error("Transport %s failed.", self.name, exc_info=error)
-        why = clean_line(str(known or f"It failed with {type(error).__name__}."), _SHOWN)
+        if ours(error) is None:
+            logger.error("Transport %s failed.", self.name, exc_info=_unwrapped(error))
+        why = self._words(error)
         seconds = self._backoff.wait(anyio.current_time() - self._since if self.announced else 0.0)
         self.announced = False
         logger.warning("Transport %s: %s Next attempt in %.1f s.", self.name, why, seconds)
@@ -120,6 +135,11 @@ class Keeper:
         await anyio.sleep(_FIRST_SECONDS)
         with anyio.move_on_after(seconds - _FIRST_SECONDS):
             await self._awake.wait()
+
+    @staticmethod
+    def _words(error: Exception) -> str:
+        known = ours(error)
+        return clean_line(str(known or f"It failed with {type(_unwrapped(error)).__name__}."), _SHOWN)
 
     def _say(self, state: str) -> None:
         self.state = state
@@ -130,5 +150,5 @@ def _unwrapped(error: Exception) -> Exception:
     """Take an error that is alone out of the groups that task groups put it into."""
     if not isinstance(error, ExceptionGroup):
         return error
-    errors = cast("ExceptionGroup[Exception]", error).exceptions
-    return _unwrapped(errors[0]) if len(errors) == 1 else error
+    inner = cast("ExceptionGroup[Exception]", error).exceptions
+    return _unwrapped(inner[0]) if len(inner) == 1 else cast("Exception", error)

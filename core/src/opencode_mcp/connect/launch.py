@@ -7,10 +7,11 @@ import secrets
 import shutil
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from opencode_mcp.errors import StartError
-from opencode_mcp.settings import ConnectSettings
+from opencode_mcp.settings import ConnectSettings, CoreSettings
 from opencode_mcp.text import clean_line
 from opencode_mcp.transport import LOOPBACK
 
@@ -139,18 +140,30 @@ def password_for(address: str, settings: ConnectSettings, state: Path) -> tuple[
 
 
 def _kept(path: Path) -> str:
+    """Return the password in the file, which appears with its content: others may start at the same time."""
+    beside = path.with_name(f".{secrets.token_hex(8)}.new")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        path.chmod(0o600)
-        if known := path.read_text(encoding="utf-8").strip():
-            return known
-        path.unlink()  # of a process that was killed in between
-        return _kept(path)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        fresh = secrets.token_urlsafe(32)
-        file.write(f"{fresh}\n")
-    return fresh
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(f"{secrets.token_urlsafe(32)}\n")
+        with suppress(FileExistsError):
+            os.link(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    path.chmod(0o600)
+    if not (known := path.read_text(encoding="utf-8").strip()):
+        raise StartError(f"The file {path} is to hold a password, and is empty. Remove it.")
+    return known
+
+
+def known_password(settings: CoreSettings, state: Path) -> str | None:
+    """Return the password that instances of this machine may have: the user's, or the one made up here."""
+    if settings.server_password is not None:
+        return settings.server_password.get_secret_value()
+    try:
+        return (state / "password").read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 def environment_for(password: str | None) -> Mapping[str, str]:

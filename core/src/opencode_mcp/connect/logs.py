@@ -13,7 +13,9 @@ _KEPT = 3
 
 class _Private(logging.handlers.RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
-        fd = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(
+            self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
         return os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
 
 

@@ -23,7 +23,6 @@ def numbered(name: str) -> Iterator[str]:
         yield f"{name}-{number}"
 
 
-def shown_directory(directory: Path) -> str:
-    """Return the path if an endpoint can say it, or nothing: then OpenCode itself is asked for it."""
-    path = str(directory)
+def printable(path: str) -> str:
+    """Return the path if an endpoint can say it, or nothing: then gateways ask OpenCode itself."""
     return "" if has_unsafe(path) or len(path) > 4096 else path

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 from pathlib import Path
 
 from opencode_mcp.errors import StartError
@@ -23,6 +24,9 @@ def state_directory() -> Path:
     try:
         directory = root.expanduser() / "opencode-mcp"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(13, "it is not yours alone to write")
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home

@@ -1,12 +1,17 @@
 """Whether the OpenCode to be announced is there: asks it, often until it answers, then now and then."""
 
 import logging
+import os
+from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 
-from opencode_mcp.errors import CredentialsError, OpenCodeMCPError
-from opencode_mcp.opencode.probe import probe
+from opencode_mcp.connect.listening import listening_user
+from opencode_mcp.connect.naming import printable
+from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, ProtocolError
+from opencode_mcp.opencode.probe import probe, project
 
 logger = logging.getLogger(__name__)
 
@@ -21,22 +26,30 @@ _FAILURES = 3
 class Presence:
     """The OpenCode at `url`.
 
+    Args:
+        url: Where it answers on this machine.
+        username: The user name that goes with the password.
+        password: The password, or None.
+        started_here: Whether it was started by us, so that a listener of another user is an impostor.
+
     Attributes:
         url: Where it answers on this machine.
         version: What it called itself last.
+        directory: Its project, of one that was not started here; empty if that is no printable path.
         answered: Whether it has ever answered.
         guarded: Whether it wants a password.
         problem: Why it does not answer as it should, or empty.
     """
 
-    def __init__(self, url: str, *, username: str, password: str | None) -> None:
+    def __init__(self, url: str, *, username: str, password: str | None, started_here: bool) -> None:
         self.url = url
-        self.version = ""
+        self.version = self.directory = ""
         self.answered = False
         self.guarded = password is not None
         self.problem = f"{url} was not asked."
         self._username = username
         self._password = password
+        self._started_here = started_here
 
     async def appears(self) -> None:
         """Return as soon as it answers, if only that it wants another password: the gateway may have that."""
@@ -51,12 +64,20 @@ class Presence:
             failures = 0 if await self._answers(_PATIENCE_SECONDS) else failures + 1
 
     async def _answers(self, seconds: float) -> bool:
-        def ask() -> str:
-            return probe(self.url, seconds=seconds, username=self._username, password=self._password)
+        def ask() -> tuple[str, str]:
+            port = urlsplit(self.url).port or 0
+            if self._started_here and (uid := listening_user(port)) not in (None, os.geteuid()):
+                raise ProtocolError(
+                    f"Port {port} was taken by another user (uid {uid}) before OpenCode had it."
+                )
+            asking: Any = {"seconds": seconds, "username": self._username, "password": self._password}
+            version = probe(self.url, **asking)
+            known = self._started_here or self.answered
+            return version, self.directory if known else printable(project(self.url, **asking))
 
         try:
             with anyio.move_on_after(2 * seconds):
-                self.version = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+                self.version, self.directory = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
                 self.problem = ""
                 self.answered = True
                 return True

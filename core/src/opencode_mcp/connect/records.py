@@ -9,6 +9,8 @@ import fcntl
 import json
 import os
 import secrets
+import socket
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -22,6 +24,9 @@ from opencode_mcp.model import Endpoint
 
 _SIZE_LIMIT = 64 * 1024
 _ID_LENGTH = 32
+_LOCK_SECONDS = 5.0
+_LOCK_STEP_SECONDS = 0.01
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -37,6 +42,8 @@ class Record:
         directory: Its project; empty if that is no printable path.
         started: When, ISO 8601.
         log: The path of its log.
+        machine: The host that it runs on; several may share the state directory.
+        places: By transport, where it announces, as `Announcing.place` says it.
         transports: By transport, how announcing it stands, in words.
     """
 
@@ -47,11 +54,19 @@ class Record:
     directory: str
     started: str
     log: str
+    machine: str
+    places: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     transports: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @classmethod
     def of(
-        cls, endpoint: Endpoint, *, url: str, log: Path, transports: Mapping[str, str] | None = None
+        cls,
+        endpoint: Endpoint,
+        *,
+        url: str,
+        log: Path,
+        places: Mapping[str, str],
+        transports: Mapping[str, str] | None = None,
     ) -> "Record":
         """Make the record of an instance that this process announces."""
         return cls(
@@ -62,6 +77,8 @@ class Record:
             directory=endpoint.directory,
             started=_STARTED,
             log=str(log),
+            machine=socket.gethostname(),
+            places=places,
             transports=transports or {},
         )
 
@@ -78,7 +95,7 @@ class Record:
             raise ValueError("not a record")
         values = cast("dict[str, Any]", found)
         for name, value in values.items():
-            wanted = {"pid": int, "transports": dict}.get(name, str)
+            wanted = {"pid": int, "places": dict, "transports": dict}.get(name, str)
             if type(value) is not wanted:
                 raise ValueError(f"{name} is not as it should be")
         return cls(**values)
@@ -105,7 +122,7 @@ class Slot:
         stem = file_stem(name)
         self._path = directory / f"{stem}.json"
         self.log = directory / f"{stem}.log"
-        self._lock = os.open(directory / f"{stem}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(directory / f"{stem}.lock", _OPEN, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.id = self._remembered_id()
@@ -131,7 +148,7 @@ class Slot:
         """
         beside = self._path.with_suffix(".new")
         content = json.dumps(dataclasses.asdict(record), indent=2)
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = os.open(beside, _OPEN | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(content)
         beside.replace(self._path)
@@ -172,12 +189,25 @@ def claim(directory: Path, name: str) -> Slot:
 @contextmanager
 def one_at_a_time(directory: Path) -> Generator[None]:
     """Keep others from choosing a port meanwhile."""
-    fd = os.open(directory / "ports.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(directory / ".ports", _OPEN, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _lock_soon(fd)
         yield
     finally:
         os.close(fd)
+
+
+def _lock_soon(fd: int) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StartError(
+                    "Another opencode-connected has been starting for some time. See what it waits for."
+                ) from None
+            time.sleep(_LOCK_STEP_SECONDS)
 
 
 def running(directory: Path) -> list[Record]:
@@ -196,7 +226,7 @@ def left_behind(directory: Path) -> Iterator[tuple[Slot, Record]]:
 
 def _records(directory: Path) -> list[Record]:
     found = (_read(path) for path in sorted(directory.glob("*.json")))
-    return [record for record in found if record is not None]
+    return [record for record in found if record is not None and record.machine == socket.gethostname()]
 
 
 def _is_held(directory: Path, record: Record) -> bool:

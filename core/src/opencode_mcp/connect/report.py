@@ -4,10 +4,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from opencode_mcp.connect.records import Record
-from opencode_mcp.errors import ours
+from opencode_mcp.connect.selection import select
+from opencode_mcp.errors import StartError, ours
 from opencode_mcp.model import Endpoint
-from opencode_mcp.plugins import Plugins
-from opencode_mcp.settings import read_settings
 from opencode_mcp.text import clean_line
 from opencode_mcp.transport import Transport
 
@@ -20,14 +19,23 @@ def endpoint_of(record: Record) -> Endpoint:
 
 
 @asynccontextmanager
-async def opened(name: str) -> AsyncGenerator[Transport]:
+async def opened(name: str, place: str | None = None) -> AsyncGenerator[Transport]:
     """Open the transport called `name`.
 
+    Args:
+        name: What `TRANSPORT` calls it.
+        place: Where it has to announce; None for anywhere.
+
     Raises:
-        OpenCodeMCPError: It is missing, broken or misconfigured.
+        OpenCodeMCPError: It is missing, broken or misconfigured, or announces elsewhere.
     """
-    (plugin,) = Plugins().load_transports([name])
-    settings = read_settings(plugin.settings)
+    selection = select([name])
+    if place is not None and selection.places[name] != place:
+        raise StartError(
+            f"{name} announced it with other settings than those of this shell. Repeat this with the "
+            "variables that it was started with; its log begins with what they said."
+        )
+    ((plugin, settings),) = selection.transports
     async with plugin.open(settings) as transport:
         yield transport
 

@@ -6,7 +6,9 @@ from contextlib import AsyncExitStack, nullcontext
 from datetime import UTC, datetime
 
 import anyio
+from pydantic import SecretStr
 
+from opencode_mcp.connect.launch import known_password
 from opencode_mcp.connect.places import state_directory
 from opencode_mcp.connect.records import running
 from opencode_mcp.connect.report import endpoint_of, opened, sentence
@@ -37,6 +39,8 @@ def sessions() -> int:
     """Print the newest sessions of each instance; return 1 if not all could be asked."""
     plugins = Plugins()
     settings = read_settings(CoreSettings)
+    if (password := known_password(settings, state_directory())) is not None:
+        settings = settings.model_copy(update={"server_password": SecretStr(password)})
     plugins.load_instance_hooks()
     here = [endpoint_of(record) for record in running(state_directory())]
     found, problems = anyio.run(_Asking(settings, Policies(plugins.hook, settings)).everyone, here)

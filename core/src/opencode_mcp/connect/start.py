@@ -1,13 +1,14 @@
 """From what the user wants to a running OpenCode that is being announced."""
 
 import gc
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import anyio
@@ -21,26 +22,27 @@ from opencode_mcp.connect.launch import (
     environment_for,
     find_program,
     free_port,
+    is_loopback,
     listening_address,
     local_url,
     password_for,
 )
 from opencode_mcp.connect.leaving import Early, end_as
 from opencode_mcp.connect.logs import start_logging
-from opencode_mcp.connect.naming import instance_name, shown_directory
+from opencode_mcp.connect.naming import instance_name, printable
 from opencode_mcp.connect.places import state_directory
 from opencode_mcp.connect.presence import Presence
 from opencode_mcp.connect.records import Record, Slot, claim, one_at_a_time, running
+from opencode_mcp.connect.selection import Selection, select
 from opencode_mcp.connect.supervise import Plan, Supervisor
 from opencode_mcp.connect.terminal import Terminal
 from opencode_mcp.errors import StartError
 from opencode_mcp.model import Endpoint
-from opencode_mcp.plugins import Plugins
-from opencode_mcp.settings import ConnectSettings, CoreSettings, Settings, read_settings
+from opencode_mcp.settings import ConnectSettings, read_settings
 from opencode_mcp.text import clean_line
-from opencode_mcp.transport import LOOPBACK, Announcing, TransportPlugin
+from opencode_mcp.transport import LOOPBACK
 
-Selected = Sequence[tuple[TransportPlugin[Any], Settings]]
+logger = logging.getLogger(__name__)
 
 
 def start(*, headless: bool, attach: str | None, port: int | None, passed_on: Sequence[str]) -> NoReturn:
@@ -60,30 +62,42 @@ def start(*, headless: bool, attach: str | None, port: int | None, passed_on: Se
         raise StartError("--attach starts nothing, so neither --port nor arguments after -- go with it.", 2)
     check_passed_on(passed_on)
     program = [] if attach is not None else find_program(settings)
-    transports, needs = select(settings)
+    selection = select(settings.transport)
     directory = _working_directory()
     state = state_directory()
     early = Early()
-    address = listening_address([need.listen for need in needs])
+    address = listening_address(selection.addresses)
     password, made_up = password_for(LOOPBACK if attach is not None else address, settings, state)
-    with _place(state, settings, directory, address, port, attach) as (slot, endpoint, url):
-        facts = {name: value for need in needs for name, value in need.facts.items()}
+    with _place(state, settings, selection, directory, port, attach) as (slot, endpoint, url):
+        facts = dict(selection.facts)
+        if password is None and selection.reachable_by:
+            facts["Password"] = (
+                f"none, though it can be reached by {selection.reachable_by}; "
+                "OPENCODE_SERVER_PASSWORD sets one, for the gateway too"
+            )
         sys.stderr.write(banner(slot.name, url, facts, str(directory), slot.log, made_up))
         sys.stderr.flush()
         interactive = attach is None and not headless
         _start_logging(slot.log, settings, on_stderr=not interactive)
+        logger.info("%s at %s %s", slot.name, url, facts)
         child = None
         if attach is None:
             serve = ["serve"] if headless else []
             listen = ["--port", str(urlsplit(url).port), "--hostname", address]
-            terminal = Terminal.if_any() if interactive else None
             arguments = [*program, *serve, *listen, *passed_on]
+            terminal = Terminal.if_any()
             child = Child(arguments, environment_for(password), headless=headless, terminal=terminal)
+            # From now on it is the child's terminal; what goes to stderr does not stop us for that.
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        presence = Presence(
+            url, username=settings.server_username, password=password, started_here=child is not None
+        )
         plan = Plan(
             slot=slot,
             endpoint=endpoint,
-            presence=Presence(url, username=settings.server_username, password=password),
-            transports=transports,
+            presence=presence,
+            transports=selection.transports,
+            places=selection.places,
             interactive=interactive,
         )
         supervisor = _supervised(plan, child, early)
@@ -96,26 +110,6 @@ def start(*, headless: bool, attach: str | None, port: int | None, passed_on: Se
     end_as(1 if supervisor.problem and not child.code else child.code or 0)
 
 
-def select(settings: CoreSettings) -> tuple[Selected, Sequence[Announcing]]:
-    """Return the selected transports with their settings, and what announcing on each of them takes.
-
-    Raises:
-        OpenCodeMCPError: One is missing, broken, misconfigured, or announces nothing.
-    """
-    transports = [
-        (plugin, read_settings(plugin.settings)) for plugin in Plugins().load_transports(settings.transport)
-    ]
-    needs: list[Announcing] = []
-    for plugin, own in transports:
-        if plugin.announcing is None:
-            raise StartError(
-                f"Transport {plugin.name!r} finds instances, but announces none. Set TRANSPORT to another.",
-                2,
-            )
-        needs.append(plugin.announcing(own))
-    return transports, needs
-
-
 def _supervised(plan: Plan, child: Child | None, early: Early) -> Supervisor:
     async def run() -> Supervisor:
         gc.enable()
@@ -125,46 +119,67 @@ def _supervised(plan: Plan, child: Child | None, early: Early) -> Supervisor:
         await supervisor.run()
         return supervisor
 
-    return anyio.run(run)
+    try:
+        return anyio.run(run)
+    except BaseException:
+        if child is not None:
+            child.kill_now()
+        raise
 
 
 @contextmanager
 def _place(
     state: Path,
     settings: ConnectSettings,
+    selection: Selection,
     directory: Path,
-    address: str,
     port: int | None,
     attach: str | None,
 ) -> Generator[tuple[Slot, Endpoint, str]]:
     """Hold a name and a port until the block ends; yield the name, what is announced, where it answers."""
     with ExitStack() as stack:
-        with one_at_a_time(state):
-            slot = stack.enter_context(claim(state, instance_name(settings.instance_name, directory)))
-            if attach is None:
-                taken = {urlsplit(record.url).port or 0 for record in running(state)}
-                chosen = free_port(address, port, taken)
-                announced, url = announced_url(address, chosen), local_url(address, chosen)
-            else:
-                announced = url = attach
-            endpoint = _endpoint(slot, announced, directory)
-            slot.write(Record.of(endpoint, url=endpoint.url if attach else url, log=slot.log))
-        yield slot, endpoint, endpoint.url if attach else url
+        try:
+            with one_at_a_time(state):
+                slot = stack.enter_context(claim(state, instance_name(settings.instance_name, directory)))
+                if attach is None:
+                    address = listening_address(selection.addresses)
+                    taken = {urlsplit(record.url).port or 0 for record in running(state)}
+                    chosen = free_port(address, port, taken)
+                    endpoint = _endpoint(slot, announced_url(address, chosen), printable(str(directory)))
+                    url = local_url(address, chosen)
+                else:
+                    endpoint = _attached(slot, attach, selection)
+                    url = endpoint.url
+                slot.write(Record.of(endpoint, url=url, log=slot.log, places=selection.places))
+        except OSError as error:
+            raise StartError(f"The state directory {state} cannot be used: {error.strerror}.") from None
+        yield slot, endpoint, url
 
 
-def _endpoint(slot: Slot, url: str, directory: Path) -> Endpoint:
+def _attached(slot: Slot, url: str, selection: Selection) -> Endpoint:
+    """Return the endpoint of a server that runs already; its project is its own to tell."""
+    shown = clean_line(url, 100)
     try:
-        return Endpoint(
-            id=slot.id,
-            name=slot.name,
-            url=url,
-            hostname=clean_line(socket.gethostname(), 255),
-            directory=shown_directory(directory),
-        )
+        endpoint = _endpoint(slot, url, "")
     except ValidationError as error:
         why = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
         why = why.removeprefix("Value error, ")
-        raise StartError(f"--attach {clean_line(url, 100)!r} cannot be used: it {why}.", 2) from None
+        raise StartError(f"--attach {shown!r} cannot be used: it {why}.", 2) from None
+    parts = urlsplit(endpoint.url)
+    if parts.scheme != "http" or parts.path:
+        raise StartError(f"--attach {shown!r} cannot be used: it must look like http://host:port.", 2)
+    if not is_loopback(parts.hostname or "") and all(map(is_loopback, selection.addresses)):
+        raise StartError(
+            f"--attach {shown!r} cannot be used: {', '.join(selection.needs)} announces servers of this "
+            "machine, at http://127.0.0.1:<port>. Run opencode-connected on the machine of that server.",
+            2,
+        )
+    return endpoint
+
+
+def _endpoint(slot: Slot, url: str, directory: str) -> Endpoint:
+    host = clean_line(socket.gethostname(), 255)
+    return Endpoint(id=slot.id, name=slot.name, url=url, hostname=host, directory=directory)
 
 
 def _start_logging(path: Path, settings: ConnectSettings, *, on_stderr: bool) -> None:

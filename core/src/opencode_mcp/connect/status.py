@@ -2,10 +2,12 @@
 
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
+from opencode_mcp.connect.launch import known_password
 from opencode_mcp.connect.places import state_directory
 from opencode_mcp.connect.records import Record, left_behind, running
 from opencode_mcp.connect.report import endpoint_of, opened, sentence, show
@@ -34,7 +36,7 @@ def status() -> int:
     if not records:
         print("No instance of yours is announced from this machine.")
     if left:
-        print(f"Killed without cleaning up: {', '.join(left)}. `opencode-connected cleanup` does that.")
+        print(f"Something was left behind by {', '.join(left)}: opencode-connected cleanup")
     return int(not records or any(finding.ok is False for finding in chain(*found.values())))
 
 
@@ -52,7 +54,7 @@ async def _look_at(record: Record, settings: ConnectSettings, found: list[Findin
         found.append(Finding(about=name, ok=state == "announced", detail=state))
         try:
             with anyio.fail_after(_LOOK_SECONDS):
-                async with opened(name) as transport:
+                async with opened(name, record.places.get(name, "")) as transport:
                     found.extend(await transport.inspect(endpoint_of(record)))
         except TimeoutError:
             found.append(Finding(about=name, ok=None, detail=f"no answer within {_LOOK_SECONDS:g} s"))
@@ -61,7 +63,7 @@ async def _look_at(record: Record, settings: ConnectSettings, found: list[Findin
 
 
 async def _ask(record: Record, settings: ConnectSettings) -> Finding:
-    password = settings.server_password.get_secret_value() if settings.server_password else None
+    password = known_password(settings, Path(record.log).parent)
     seconds = settings.health_check_timeout_ms / 1000
     asking = partial(probe, record.url, seconds=seconds, username=settings.server_username, password=password)
     try:

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -39,6 +39,7 @@ class Plan:
         endpoint: What the transports are told, less what OpenCode itself says once it answers.
         presence: Where it answers.
         transports: The selected ones, with their settings.
+        places: Where each of them announces, in its own words.
         interactive: Whether a person uses the OpenCode that runs here, so that it goes on if its port
             does not answer, and decides itself what a Ctrl-C means.
     """
@@ -47,6 +48,7 @@ class Plan:
     endpoint: Endpoint
     presence: Presence
     transports: Sequence[tuple[TransportPlugin[Any], Settings]]
+    places: Mapping[str, str]
     interactive: bool
 
 
@@ -61,7 +63,6 @@ class Supervisor:
     Attributes:
         problem: Why nothing was announced, though there was time enough; or empty.
         told: The signal that told us to leave, or None.
-        clean: Whether everything that was announced could be withdrawn.
     """
 
     def __init__(self, plan: Plan, child: Child | None, early: Early) -> None:
@@ -74,7 +75,11 @@ class Supervisor:
         self._group = anyio.create_task_group()
         self.problem = ""
         self.told: int | None = None
-        self.clean = True
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is left of what was announced."""
+        return not any(keeper.left for keeper in self._keepers)
 
     async def run(self) -> None:
         """Stay until OpenCode ends or a signal comes; then withdraw everything and end OpenCode."""
@@ -94,18 +99,12 @@ class Supervisor:
         if self._work.cancel_called:
             return
         logger.info("Leaving: %s", why)
-        # What was visible once and is not now could not be withdrawn: there was no way to reach it.
-        self.clean = all(keeper.announced or not keeper.was_announced for keeper in self._keepers)
-        bound_the_end(self._last_resort)
+        for keeper in self._keepers:
+            keeper.ending()
+        bound_the_end(self._child.kill_now if self._child is not None else lambda: 1)
         if self._child is not None:
             self._group.start_soon(self._child.end, number)
         self._work.cancel()
-
-    def _last_resort(self) -> int:
-        if self._child is None:
-            return 1
-        self._child.kill()
-        return 1 if self._child.code is None else self._child.code
 
     async def _listen(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*self._early.numbers, *_HEARD) as signals:
@@ -119,7 +118,7 @@ class Supervisor:
     async def _receive(self, number: int) -> None:
         child = self._child
         if number == signal.SIGCHLD:
-            if child is not None and child.look():
+            if child is not None and child.look() and not self._work.cancel_called:
                 self._group.start_soon(child.stop_with_it)
             if child is not None and child.code is not None:
                 self._child_ended(child.code)
@@ -135,7 +134,8 @@ class Supervisor:
 
     def _child_ended(self, code: int) -> None:
         plan = self._plan
-        if not (plan.interactive or plan.presence.answered or self._work.cancel_called):
+        silent = plan.interactive and code <= 0  # left at once, by whoever sits there
+        if not (silent or plan.presence.answered or self._work.cancel_called):
             self.problem = f"OpenCode ended (code {code}) before its port answered: nothing was announced."
         self.leave("OpenCode has ended.")
 
@@ -158,6 +158,8 @@ class Supervisor:
                 if self._child is None:
                     await self._plan.presence.vanishes()
                     logger.warning("%s Withdrawn until it is back.", self._plan.presence.problem)
+                    for keeper in self._keepers:
+                        keeper.ending()
                     group.cancel_scope.cancel()
 
     async def _appears(self) -> None:
@@ -180,7 +182,8 @@ class Supervisor:
         labels = {"auth": "basic" if presence.guarded else "none"}
         if presence.version:
             labels["version"] = presence.version
-        return self._plan.endpoint.model_copy(update={"labels": labels})
+        directory = self._plan.endpoint.directory or presence.directory
+        return self._plan.endpoint.model_copy(update={"labels": labels, "directory": directory})
 
     def _changed(self) -> None:
         self._dirty.set()
@@ -191,7 +194,9 @@ class Supervisor:
             self._dirty = anyio.Event()
             plan = self._plan
             states = {keeper.name: keeper.state for keeper in self._keepers}
-            record = Record.of(plan.endpoint, url=plan.presence.url, log=plan.slot.log, transports=states)
+            record = Record.of(
+                plan.endpoint, url=plan.presence.url, log=plan.slot.log, places=plan.places, transports=states
+            )
             try:
                 await anyio.to_thread.run_sync(plan.slot.write, record)
             except OSError as error:

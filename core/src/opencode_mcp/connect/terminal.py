@@ -6,14 +6,13 @@ signals (Ctrl-C, Ctrl-Z, a new size) reach it alone.
 
 import os
 import signal
-import sys
 import termios
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 # What a full-screen program that was killed may leave behind: mouse reports, bracketed paste, the
 # keyboard protocol of kitty, the alternate screen, a hidden cursor (ctlseqs of xterm).
-_BACK_TO_NORMAL = "\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[<u\x1b[?1049l\x1b[?25h\x1b[0m"
+_BACK_TO_NORMAL = b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[<u\x1b[?1049l\x1b[?25h\x1b[0m"
 
 
 class Terminal:
@@ -64,9 +63,8 @@ class Terminal:
             self._put(os.getpgrp())
             with _background_output():
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, self._modes)
-            if killed and sys.stderr.isatty():
-                sys.stderr.write(_BACK_TO_NORMAL)
-                sys.stderr.flush()
+            if killed:
+                os.write(self._fd, _BACK_TO_NORMAL)
 
     def give_to_new_process(self) -> None:
         """Put the calling process into the foreground, one that was just forked and leads a group."""

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
+REALM = 'Basic realm="Secure Area"'
+"""How OpenCode 1.x and 2.x alike ask for a password, in `www-authenticate`."""
 _MOST_ITEMS = 5_000
 """Of a list; a small document can hold millions of empty objects, and reading them takes seconds."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")

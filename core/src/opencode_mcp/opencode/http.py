@@ -21,7 +21,7 @@ from opencode_mcp.errors import (
     UnreachableError,
 )
 from opencode_mcp.model import Route
-from opencode_mcp.opencode.fields import text
+from opencode_mcp.opencode.fields import REALM, text
 from opencode_mcp.text import clean_line
 
 MAX_BODY = 1024 * 1024
@@ -35,7 +35,6 @@ Params = Mapping[str, str | int] | None
 _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENETDOWN, errno.EADDRNOTAVAIL}
-_REALM = 'Basic realm="Secure Area"'  # what OpenCode 1.x and 2.x answer alike
 
 
 @functools.cache
@@ -154,7 +153,7 @@ class Http:
             stack.push_async_callback(_close, response)
             if response.status_code != _UNAUTHORIZED or sent_credentials or self._auth is None:
                 return response
-            if isinstance(self._auth, OpenCodeAuth) and response.headers.get("www-authenticate") != _REALM:
+            if isinstance(self._auth, OpenCodeAuth) and response.headers.get("www-authenticate") != REALM:
                 raise CredentialsError(
                     "Something in front of it wants a password of its own, to which "
                     "OPENCODE_SERVER_PASSWORD is not sent; a plugin's auth hook can give one."

@@ -6,19 +6,21 @@
 import base64
 import http.client
 import json
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from opencode_mcp.errors import CredentialsError, ProtocolError, UnreachableError
+from opencode_mcp.opencode.fields import REALM, text
 from opencode_mcp.text import clean_line
 
-_HEALTH_BYTES = 64 * 1024
+_BODY_BYTES = 64 * 1024
 
 
 def probe(url: str, *, seconds: float, username: str = "", password: str | None = None) -> str:
     """Return the version of the OpenCode 1.x server at `url`. It blocks.
 
-    Credentials are sent unasked, so `url` must be the user's own.
+    The password is held back until the server asks for it the way OpenCode does.
 
     Args:
         url: `http://host:port`.
@@ -28,34 +30,51 @@ def probe(url: str, *, seconds: float, username: str = "", password: str | None 
 
     Raises:
         UnreachableError: Nothing answers, or not in time.
-        CredentialsError: It wants another password.
+        CredentialsError: It wants a password, and another one than this.
         ProtocolError: Something else answers.
     """
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=seconds)
-    headers = {"accept": "application/json"}
-    if password is not None:
-        headers["authorization"] = f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
+    status, health = _ask(url, "/global/health", seconds, username, password)
+    if not (version := text(health, "version")):
+        raise ProtocolError(
+            f"What answers at {url} is not an OpenCode 1.x server (status {status}). If it is an older one, "
+            "update it: opencode upgrade"
+        )
+    return clean_line(version, 40)
+
+
+def project(url: str, *, seconds: float, username: str = "", password: str | None = None) -> str:
+    """Return the directory that the OpenCode 1.x server at `url` works in, or nothing if it does not say.
+
+    Arguments and errors as for `probe`.
+    """
+    return text(_ask(url, "/path", seconds, username, password)[1], "directory")
+
+
+def _ask(url: str, path: str, seconds: float, username: str, password: str | None) -> tuple[int, Any]:
+    status, asks, content = _get(url, path, seconds, {})
+    if status == http.client.UNAUTHORIZED and asks == REALM and password is not None:
+        secret = base64.b64encode(f"{username}:{password}".encode()).decode()
+        status, asks, content = _get(url, path, seconds, {"authorization": f"Basic {secret}"})
+    if status == http.client.UNAUTHORIZED and asks == REALM:
+        raise CredentialsError(f"The OpenCode at {url} wants another password: set OPENCODE_SERVER_PASSWORD.")
     try:
-        connection.request("GET", "/global/health", headers=headers)
+        return status, json.loads(content) if status == http.client.OK else None
+    except (ValueError, RecursionError):
+        return status, None
+
+
+def _get(url: str, path: str, seconds: float, headers: Mapping[str, str]) -> tuple[int, str, bytes]:
+    parts = urlsplit(url)
+    if parts.scheme != "http":
+        raise ProtocolError(f"{url} cannot be asked from here: only http:// is known.")
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=seconds)
+    try:
+        connection.request("GET", path, headers={"accept": "application/json", **headers})
         with connection.getresponse() as response:  # which may have taken the socket over
-            status, content = response.status, response.read(_HEALTH_BYTES)
+            return response.status, response.getheader("www-authenticate", ""), response.read(_BODY_BYTES)
     except http.client.HTTPException as error:
         raise ProtocolError(f"What answers at {url} does not speak HTTP ({type(error).__name__}).") from None
     except OSError as error:
         raise UnreachableError(f"{url} does not answer ({error.strerror or 'in time'}).") from None
     finally:
         connection.close()
-    if status == http.client.UNAUTHORIZED:
-        raise CredentialsError(f"The OpenCode at {url} wants another password: set OPENCODE_SERVER_PASSWORD.")
-    try:
-        health: Any = json.loads(content) if status == http.client.OK else None
-    except (ValueError, RecursionError):
-        health = None
-    version = cast("dict[str, Any]", health).get("version") if isinstance(health, dict) else None
-    if not isinstance(version, str) or not version:
-        raise ProtocolError(
-            f"What answers at {url} is not an OpenCode 1.x server (status {status}). If it is an older one, "
-            "update it: opencode upgrade"
-        )
-    return clean_line(version, 40)
