@@ -1,0 +1,28 @@
+"""Fixtures of the tests of opencode-connected: a place to run it in, which must be empty at the end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.connected import PROMPTLY, Connected, eventually
+
+
+@pytest.fixture
+def connected(tmp_path: Path) -> Iterator[Connected]:
+    """With the light OpenCode."""
+    yield from _used(Connected(tmp_path / "connected"))
+
+
+@pytest.fixture
+def really_connected(tmp_path: Path) -> Iterator[Connected]:
+    """With the real OpenCode."""
+    yield from _used(Connected(tmp_path / "connected", real=True))
+
+
+def _used(connected: Connected) -> Iterator[Connected]:
+    yield connected
+    try:
+        eventually(lambda: not connected.processes(), PROMPTLY)  # a terminal closes in its own time
+    finally:
+        assert connected.end() == {}
