@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import anyio.to_thread
@@ -23,13 +23,17 @@ HEALTHY = b'HTTP/1.1 200 OK\r\ncontent-length: 37\r\n\r\n{"healthy":true,"versio
 
 
 @asynccontextmanager
-async def answering(answer: bytes, *, hold: bool = False) -> AsyncGenerator[str]:
-    """Answer every connection with the same bytes."""
+async def answering(
+    answer: bytes, *, hold: bool = False, heard: list[bytes] | None = None
+) -> AsyncGenerator[str]:
+    """Answer every connection with the same bytes; what it asked goes to `heard`."""
 
     async def serve(stream: SocketStream) -> None:
         async with stream:
             try:
-                await stream.receive()
+                request = await stream.receive()
+                if heard is not None:
+                    heard.append(request)
                 await stream.send(answer)
                 if hold:
                     await anyio.sleep_forever()
@@ -62,6 +66,23 @@ async def test_the_password_is_sent_and_another_one_refused() -> None:
         for wrong in (None, "wrong"):
             with pytest.raises(CredentialsError, match="OPENCODE_SERVER_PASSWORD"):
                 await asked(fake.url, password=wrong)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEALTHY,
+        b"HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n",
+        b'HTTP/1.1 401 No\r\nwww-authenticate: Basic realm="Router"\r\ncontent-length: 0\r\n\r\n',
+    ],
+)
+async def test_the_password_goes_to_nobody_who_does_not_ask_as_opencode_does(answer: bytes) -> None:
+    heard: list[bytes] = []
+    async with answering(answer, heard=heard) as url:
+        with suppress(ProtocolError):
+            await asked(url, password="s3cret")
+    assert heard
+    assert b"authorization" not in b"".join(heard).lower()
 
 
 async def test_nobody_there_is_unreachable() -> None:

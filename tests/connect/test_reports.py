@@ -115,6 +115,27 @@ def test_what_cannot_be_cleaned_up_is_kept_for_the_next_time(connected: Connecte
     assert not dead.exists()
 
 
+def test_what_was_announced_elsewhere_is_not_taken_for_gone(connected: Connected) -> None:
+    dead = killed(connected, INSTANCE_NAME="dead")
+    elsewhere = str(connected.home / "elsewhere")
+    outcome = connected("cleanup", RELAY_REGISTRY_DIR=elsewhere)
+    assert outcome.code == 1
+    assert "with other settings than those of this shell" in outcome.out
+    assert dead.exists()
+    assert connected("cleanup").out == f"dead: removed registration {dead}\ndead: nothing is left\n"
+    with connected.announced(INSTANCE_NAME="living"):
+        assert "with other settings" in connected("status", RELAY_REGISTRY_DIR=elsewhere).out
+
+
+def test_what_another_machine_left_in_a_shared_home_is_not_ours(connected: Connected) -> None:
+    killed(connected, INSTANCE_NAME="dead")
+    record = connected.state / "dead.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "machine": "another"}))
+    assert connected("cleanup").out == ""
+    assert "dead" not in connected("status").out
+    assert record.exists()
+
+
 def test_cleanup_after_a_transport_is_gone_says_so(connected: Connected) -> None:
     killed(connected, INSTANCE_NAME="dead")
     record = connected.state / "dead.json"

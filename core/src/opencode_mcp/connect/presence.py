@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,9 +72,11 @@ class Presence:
                     f"Port {port} was taken by another user (uid {uid}) before OpenCode had it."
                 )
             asking: Any = {"seconds": seconds, "username": self._username, "password": self._password}
-            version = probe(self.url, **asking)
-            known = self._started_here or self.answered
-            return version, self.directory if known else printable(project(self.url, **asking))
+            version, directory = probe(self.url, **asking), self.directory
+            if not (self._started_here or self.answered):
+                with suppress(OpenCodeMCPError):  # gateways will ask it themselves
+                    directory = printable(project(self.url, **asking))
+            return version, directory
 
         try:
             with anyio.move_on_after(2 * seconds):
