@@ -23,6 +23,7 @@ CONNECTED = str(Path(sys.executable).with_name("opencode-connected"))
 STAND_IN = [sys.executable, "-S", str(HERE / "opencode.py")]
 IDLE_SECONDS = 40.0
 _SECONDS = 20.0
+_MIB = 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,14 +172,14 @@ def weight(bench: Bench, through: str) -> list[Figure]:
         used = sum(map(_cpu, (whole, *others))) - before
         memory = whole.memory_full_info()
         ssh = sum(one.memory_full_info().rss for one in others)
-    beside = f", and ssh {ssh / 1e6:.1f}" if ssh else ""
+    beside = f"; ssh beside it {ssh / _MIB:.1f}" if ssh else ""
     return [
         Figure(
             name=f"memory of opencode-connected{through} (RSS)",
-            measured=memory.rss / 1e6,
-            unit="MB",
+            measured=memory.rss / _MIB,
+            unit="MiB",
             target=40,
-            note=f"USS {memory.uss / 1e6:.1f}{beside}",
+            note=f"USS {memory.uss / _MIB:.1f}{beside}",
         ),
         Figure(
             name=f"CPU of opencode-connected{through}, nothing happens",

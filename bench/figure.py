@@ -22,7 +22,7 @@ class Figure:
 
     name: str
     measured: float
-    unit: Literal["ms", "s", "MB", "%", ""]
+    unit: Literal["ms", "s", "MB", "MiB", "%", ""]
     target: float
     relative: bool = False
     floor: float | None = None

@@ -6,6 +6,7 @@
 import base64
 import http.client
 import json
+import socket
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,8 +68,13 @@ def _get(url: str, path: str, seconds: float, headers: Mapping[str, str]) -> tup
     parts = urlsplit(url)
     if parts.scheme != "http":
         raise ProtocolError(f"{url} cannot be asked from here: only http:// is known.")
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=seconds)
+    host, port = parts.hostname or "", parts.port or 80
+    connection = http.client.HTTPConnection(host, port)
     try:
+        # Not by name, as http.client would: for that Python loads Unicode's tables.
+        connection.sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        connection.sock.settimeout(seconds)
+        connection.sock.connect((host, port))
         connection.request("GET", path, headers={"accept": "application/json", **headers})
         with connection.getresponse() as response:  # which may have taken the socket over
             return response.status, response.getheader("www-authenticate", ""), response.read(_BODY_BYTES)
