@@ -16,7 +16,8 @@ import pytest
 from opencode_mcp import Endpoint, TransportError
 from opencode_mcp.testing import FakeOpenCode
 from opencode_mcp_local_relay import LocalRelay, LocalRelaySettings
-from opencode_mcp_local_relay.tunnel import Ability, Pace, Tunnel
+from opencode_mcp_local_relay.login import Ability
+from opencode_mcp_local_relay.tunnel import Pace, Tunnel
 from support.real_sshd import RealSshd, running_with
 
 FAST = Pace(heartbeat=0.1, probe=0.1, again=0.1)

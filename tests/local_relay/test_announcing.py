@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from local_relay.relay_parts import ORIGINAL, put, register, relay, until
 from opencode_mcp import Announcer, Endpoint, TransportError
 from opencode_mcp_local_relay import LocalRelay, LocalRelaySettings
 from opencode_mcp_local_relay.announcement import Announcement
+from opencode_mcp_local_relay.directory import Directory
 
 pytestmark = pytest.mark.anyio
 
@@ -256,3 +258,78 @@ async def test_file_systems_without_hard_links_work_too(
     async with announced(relay(registry)):
         assert content(registry / "laptop-project-2.json")["id"] == "server-1"
     assert list(registry.iterdir()) == [other]
+
+
+async def test_announced_again_it_keeps_its_name_though_a_better_one_is_free_by_then(registry: Path) -> None:
+    other = register(registry, "laptop-project", id="other")
+    transport = relay(registry)
+    async with announced(transport):
+        other.unlink()
+    async with announced(transport):
+        assert [path.name for path in registry.iterdir()] == ["laptop-project-2.json"]
+
+
+async def test_of_what_a_killed_process_left_the_name_is_taken_over_and_nothing_stays_beside(
+    registry: Path,
+) -> None:
+    for stem in ("laptop-project-2", "laptop-project-3", "earlier-name"):
+        register(registry, stem, id="server-1", port=1)
+    others = [register(registry, "server-1", id=None, port=2), register(registry, "zz", id="other", port=3)]
+    async with announced(relay(registry)):
+        path = registry / "laptop-project-2.json"
+        assert sorted(registry.iterdir()) == [path, *others]
+        assert content(path)["port"] == 4096
+    assert sorted(registry.iterdir()) == others
+
+
+async def test_a_file_that_cannot_be_removed_on_the_way_out_is_an_error_though_cancelled(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    async def end_it() -> None:
+        async with announced(relay(registry)):
+            monkeypatch.setattr(Directory, "remove", busy)
+
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(TransportError, match=r"laptop-project\.json could not be removed: Device")
+    ):
+        await end_it()
+
+
+async def test_a_file_system_that_hangs_on_the_way_out_is_an_error_in_time(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, revived, written = threading.Event(), threading.Event(), threading.Event()
+    write = Announcement._write
+    began = 0.0
+
+    def hang(self: Announcement) -> None:
+        hangs.set()
+        revived.wait(10)
+        write(self)
+        written.set()
+
+    async def end_it() -> None:
+        nonlocal began
+        async with announced(quick(registry)):
+            monkeypatch.setattr(Announcement, "_write", hang)
+            (registry / "laptop-project.json").unlink()
+            await until(hangs.is_set)
+            began = anyio.current_time()
+
+    with pytest.RaisesGroup(pytest.RaisesExc(TransportError, match="has not answered")):
+        await end_it()
+    assert anyio.current_time() - began < 2
+    revived.set()
+    await until(written.is_set)
+    await until(lambda: list(registry.iterdir()) == [])
+
+
+def test_a_write_that_comes_after_the_withdrawal_leaves_nothing(registry: Path) -> None:
+    announcement = Announcement(registry, INSTANCE, trust_any_owner=False)
+    announcement.write()
+    announcement.withdraw()
+    announcement.write()
+    assert list(registry.iterdir()) == []

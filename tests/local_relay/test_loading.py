@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 OURS = "opencode_mcp_local_relay."
-SSH = {"control", "ending", "outside", "process", "relay", "remote", "script", "ssh", "tunnel"}
+SSH = {
+    *("control", "ending", "entry", "login", "outside", "process", "relay", "remote", "script", "ssh"),
+    "tunnel",
+}
 FINDING = {"registry", "watching"}
 
 USING = """
@@ -77,6 +80,7 @@ def test_every_module_is_counted_in_one_way_or_the_other() -> None:
         "directory",
         "file",
         "registration",
+        "remembered",
         "settings",
         "transport",
         "wake",

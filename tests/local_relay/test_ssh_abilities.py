@@ -36,7 +36,7 @@ wait $!
 ASTRAY = """
 for word; do
   shift
-  case $word in *:0:127.*) word=0:127.0.0.1:1 ;; esac
+  case $word in *:*:127.*) word=${word%:*}:1 ;; esac
   set -- "$@" "$word"
 done
 exec $SSH "$@"

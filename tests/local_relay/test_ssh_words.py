@@ -1,8 +1,10 @@
 """What needs no sshd: the setting, what is said of an end, and that every sh takes values for values."""
 
 import os
+import re
 import shlex
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from opencode_mcp.settings import read_settings
 from opencode_mcp_local_relay import LocalRelaySettings, opencode_mcp_transports
 from opencode_mcp_local_relay.control import control_path
 from opencode_mcp_local_relay.ending import NO_MULTIPLEXING, ending
+from opencode_mcp_local_relay.login import hidden
 from opencode_mcp_local_relay.registration import id_prefix, numbered, stem_of
 from opencode_mcp_local_relay.relay import quoted_path
 from opencode_mcp_local_relay.script import SCRIPT
-from opencode_mcp_local_relay.tunnel import hidden
 
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox", "ksh", "mksh", "zsh") if shutil.which(shell)]
 HELL = "'; touch PWNED; $(touch PWNED) `touch PWNED` \" \\ \\n \\0 %s %n ! !! * ~ ü 日 \n -rf"
@@ -72,12 +74,17 @@ def test_announcing_tells_where_and_of_the_command_only_the_first_word() -> None
     here = plugin.announcing(LocalRelaySettings.model_validate({"registry_dir": "/srv/x"}))
     assert here.listen == "127.0.0.1"
     assert here.facts == {"Registry": "/srv/x", "Relay": "(none, this machine only)"}
+    assert (here.place, here.reachable_by) == ("here:/srv/x", "")
     there = plugin.announcing(
         LocalRelaySettings.model_validate(
             {"registry_dir": "~/x", "ssh_cmd": "sshpass -p secret ssh me@relay"}
         )
     )
     assert there.facts == {"Registry": "~/x", "Relay": "sshpass …"}
+    assert re.fullmatch("relay:[0-9a-f]{16}:~/x", there.place)
+    assert there.reachable_by == "everybody with an account on the relay"
+    other = plugin.announcing(LocalRelaySettings.model_validate({"registry_dir": "~/x", "ssh_cmd": "ssh b"}))
+    assert other.place != there.place
 
 
 def test_of_what_ssh_says_the_words_of_the_command_are_hidden() -> None:
@@ -174,7 +181,7 @@ find_ours 1
         f"1 = ok {first_line}",
         "1 = taken",
         "1 = ok",
-        f"1 {first_line}",
+        f"1 {directory}/a.json".replace("\n", " "),
         f"1 {content}",
         "1 = ok",
         "1 = ok",
@@ -221,8 +228,55 @@ def test_every_sh_lists_files_of_any_name_and_content_as_one_line_each(shell: st
         "/large.json/" + "x" * 65537,
         "open/open.json/",
         "special/link.json/",
+        "name/new line.json/",
     }
-    assert set(lines[:4]) == expected
-    assert lines[4:] == ["= ok safe", lines[0], "= ok safe more", "= ok safe"]
+    assert set(lines[:5]) == expected
+    assert lines[5:] == ["= ok safe", lines[0], "= ok safe more", "= ok safe"]
     assert done.stderr == b""
     assert list(tmp_path.iterdir()) == [directory]
+
+
+def said(shell: str, script: str) -> list[str]:
+    done = run(shell, f"{SCRIPT}\nq=1\n{script}\n")
+    return [line[2:] for line in done.stdout.decode().split("\n") if line.startswith("1 ")]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("address", "reply"),
+    [("127.0.0.1", "= ok"), ("127.1.2.3", "= ok"), ("::1", "= ok"), ("0.0.0.0", "= open"), ("::", "= open")],
+)
+def test_a_port_that_the_network_reaches_is_told_from_one_of_the_relay_itself(
+    shell: str, address: str, reply: str
+) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as sock:
+        try:
+            sock.bind((address, 0))
+        except OSError:
+            pytest.skip(f"this machine has no {address}")
+        sock.listen()
+        port = sock.getsockname()[1]
+        without = "dd() { :; }\n"
+        tools = [tool for tool in ("ss", "netstat") if shutil.which(tool)]
+        only = {"ss": "netstat() { :; }\n", "netstat": "ss() { :; }\n"}
+        for before in ("", *(without + only[tool] for tool in tools)):
+            assert said(shell, f"{before}exposed {port}") == [reply]
+        sock.close()
+        assert said(shell, f"exposed {port}") == ["= ok"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_where_nothing_lists_ports_nobody_can_tell(shell: str) -> None:
+    nothing = "dd() { :; }\nss() { :; }\nnetstat() { :; }\n"
+    assert said(shell, f"{nothing}exposed 22") == ["= unknown"]
+    for line, reply in (("*.22  *.*", "open"), ("127.0.0.1.22  *.*", "ok"), ("::1.22  *.*", "ok")):
+        of_macos = f"netstat() {{ echo 'tcp4  0  0  {line}  LISTEN'; }}\n"
+        assert said(shell, f"{nothing}{of_macos}exposed 22") == [f"= {reply}"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_file_that_cannot_be_removed_is_told(shell: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    before = f"rm() {{ echo 'no way'; return 1; }}\nd={tmp_path} t={tmp_path}/.t prefix='{{' size=1"
+    assert said(shell, f"{before}\ndrop a.json") == ["= remove no way"]

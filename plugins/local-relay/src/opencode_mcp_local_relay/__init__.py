@@ -1,5 +1,6 @@
 """The transport `local-relay`: OpenCode instances registered as JSON files in a directory of this machine."""
 
+import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
@@ -17,8 +18,18 @@ async def _open(settings: LocalRelaySettings) -> AsyncGenerator[Transport, None]
 
 def _announcing(settings: LocalRelaySettings) -> Announcing:
     directory = settings.relay_dir if settings.ssh_words else str(settings.local_dir)
-    relay = settings.ssh_shown or "(none, this machine only)"
-    return Announcing(facts={"Registry": clean_line(directory, 1000), "Relay": relay})
+    facts = {
+        "Registry": clean_line(directory, 1000),
+        "Relay": settings.ssh_shown or "(none, this machine only)",
+    }
+    if settings.ssh_cmd is None:
+        return Announcing(facts=facts, place=f"here:{directory}")
+    command = settings.ssh_cmd.get_secret_value().encode(errors="surrogatepass")
+    return Announcing(
+        facts=facts,
+        place=f"relay:{hashlib.sha256(command).hexdigest()[:16]}:{directory}",
+        reachable_by="everybody with an account on the relay",
+    )
 
 
 @hookimpl

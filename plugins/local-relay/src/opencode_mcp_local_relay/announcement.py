@@ -1,8 +1,9 @@
 """The instance's side: writes a registration file, keeps it alive, and removes it on the way out."""
 
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ import anyio.to_thread
 from opencode_mcp import Endpoint, TransportError, clean_line
 from opencode_mcp_local_relay.directory import Directory, temporary_name
 from opencode_mcp_local_relay.file import read_registration
-from opencode_mcp_local_relay.registration import UnusableError, file_names, serialise, stem_of
+from opencode_mcp_local_relay.registration import SUFFIX, UnusableError, file_names, serialise, stem_of
+from opencode_mcp_local_relay.remembered import Remembered
 from opencode_mcp_local_relay.wake import Wake
 
 if TYPE_CHECKING:
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WITHDRAW_SECONDS = 2.0
+_WITHDRAW_SECONDS = 1.5
 _ABANDONED_SECONDS = 3600.0
+_LOOKED_AT = 10_000
 _HERE = ("localhost", "0.0.0.0", "::")  # noqa: S104 - where a server may say it listens, never bound by us
 
 
@@ -47,14 +50,24 @@ def address_here(endpoint: Endpoint) -> tuple[str, int]:
 class Announcement:
     """The registration file of one instance. Its methods block; `keep_announced` calls them in a thread."""
 
-    def __init__(self, path: Path, endpoint: Endpoint, *, trust_any_owner: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        endpoint: Endpoint,
+        remembered: Remembered | None = None,
+        *,
+        trust_any_owner: bool,
+    ) -> None:
         """Prepare to announce `endpoint`; nothing is written yet.
 
         Raises:
             TransportError: If a registration file cannot say where it is.
         """
         self.path = path
-        self.name: str | None = None
+        self._remembered = Remembered() if remembered is None else remembered
+        self._lock = threading.Lock()
+        self._written = False
+        self._withdrawn = False
         self._endpoint = endpoint
         _, self._port = address_here(endpoint)
         self._trust_any_owner = trust_any_owner
@@ -66,16 +79,29 @@ class Announcement:
         Raises:
             TransportError: If that is not possible.
         """
+        with self._lock:
+            if not self._withdrawn:
+                self._write()
+
+    def _write(self) -> None:
         with self._open() as directory:
             temporary = temporary_name()
             try:
-                if self.name is None:
-                    self._sweep(directory)
-                self.name = self._place(directory, temporary)
+                held = () if self._written else self._sweep(directory)
+                name = self._remembered.name = self._place(directory, temporary, held)
+                self._written = True
             except OSError as error:
                 with suppress(OSError):
                     directory.remove(temporary)
                 raise directory.failure("written", error) from None
+            for other in set(held) - {name}:
+                try:
+                    directory.remove(other)
+                except OSError as error:
+                    shown = clean_line(str(self.path / other), 1000)
+                    logger.warning(
+                        "%s, an earlier registration, cannot be removed: %s", shown, error.strerror
+                    )
 
     def is_there(self) -> bool:
         """Whether the file is there and still ours.
@@ -84,24 +110,33 @@ class Announcement:
             TransportError: If the directory cannot be used.
         """
         with self._open() as directory:
-            return self.name is not None and self._owner(directory, self.name) == self._endpoint.id
+            name = self._remembered.name
+            return name is not None and self._owner(directory, name) == self._endpoint.id
 
     def withdraw(self) -> None:
-        """Remove the file, if it is still ours; one that cannot be removed is left to pruning."""
-        if self.name is None:
-            return
-        try:
-            with Directory(self.path, trust_any_owner=self._trust_any_owner) as directory:
-                if self._owner(directory, self.name) == self._endpoint.id:
-                    directory.remove(self.name)
-        except FileNotFoundError:
-            return
-        except (OSError, TransportError) as error:
-            logger.warning(
-                "The registration file %s could not be removed: %s",
-                clean_line(str(self.path / self.name), 1000),
-                error,
-            )
+        """Remove the file, if it is still ours, and write no more.
+
+        Raises:
+            TransportError: If it cannot be removed.
+        """
+        with self._lock:
+            self._withdrawn = True
+            name = self._remembered.name
+            if not self._written or name is None:
+                return
+            try:
+                with Directory(self.path, trust_any_owner=self._trust_any_owner) as directory:
+                    if self._owner(directory, name) == self._endpoint.id:
+                        directory.remove(name)
+            except FileNotFoundError:
+                return
+            except (OSError, TransportError) as error:
+                raise self.left((isinstance(error, OSError) and error.strerror) or str(error)) from None
+
+    def left(self, why: str) -> TransportError:
+        """Put into a sentence that the file could not be removed."""
+        shown = clean_line(str(self.path / (self._remembered.name or "")), 1000)
+        return TransportError(f"The registration file {shown} could not be removed: {why.rstrip('.')}.")
 
     def _open(self) -> Directory:
         try:
@@ -116,12 +151,16 @@ class Announcement:
                 f"{error.strerror}. Set RELAY_REGISTRY_DIR to a directory that you may write."
             ) from None
 
-    @staticmethod
-    def _sweep(directory: Directory) -> None:
-        """Remove the temporary files that a process of ours left behind when it was killed."""
+    def _sweep(self, directory: Directory) -> Collection[str]:
+        """See to what a process of ours left behind when it was killed.
+
+        Removes its temporary files, and returns the names of the registrations of this instance.
+        """
         for name in list(directory.abandoned(since=time.time() - _ABANDONED_SECONDS)):
             with suppress(OSError):
                 directory.remove(name)
+        names, _ = directory.names(suffix=SUFFIX, limit=_LOOKED_AT)
+        return {name for name in names if self._owner(directory, name) == self._endpoint.id}
 
     def _content(self, name: str) -> bytes:
         text = serialise(
@@ -133,8 +172,8 @@ class Announcement:
         )
         return text.encode() + b"\n"
 
-    def _place(self, directory: Directory, temporary: str) -> str:
-        for name in self._names():
+    def _place(self, directory: Directory, temporary: str, held: Collection[str]) -> str:
+        for name in self._names(held):
             owner = self._owner(directory, name)
             if owner != self._endpoint.id and directory.has(name):
                 continue
@@ -150,18 +189,21 @@ class Announcement:
                 return name
         raise FileExistsError("every name is taken")
 
-    def _names(self) -> Iterator[str]:
-        if self.name is not None:
-            yield self.name
-        yield from file_names(stem_of(self._endpoint.name))
+    def _names(self, held: Collection[str]) -> Iterator[str]:
+        candidates = list(file_names(stem_of(self._endpoint.name)))
+        if self._remembered.name in candidates:
+            yield self._remembered.name
+        yield from (name for name in candidates if name in held)
+        yield from candidates
 
     @staticmethod
     def _owner(directory: Directory, name: str) -> str | None:
-        """The id in the file `name`; None if there is none or it is no registration."""
+        """The id that the file `name` states; None if there is none or it is no registration."""
         try:
-            return read_registration(directory, name).endpoint.id
+            registration = read_registration(directory, name)
         except (FileNotFoundError, UnusableError):
             return None
+        return registration.endpoint.id if registration.explicit_id else None
 
 
 async def keep_announced(
@@ -175,10 +217,11 @@ async def keep_announced(
     """Write the file, renew it at each heartbeat, when woken and when it is gone; withdraw it when cancelled.
 
     Raises:
-        TransportError: If it cannot be written at first; later failures are logged and tried again.
+        TransportError: If it cannot be written at first; later failures are logged and tried again. Also if
+            it cannot be withdrawn, even while this is cancelled.
     """
     try:
-        await anyio.to_thread.run_sync(announcement.write)
+        await anyio.to_thread.run_sync(announcement.write, abandon_on_cancel=True)
         task_status.started()
         beat = anyio.current_time()
         failing = False
@@ -191,7 +234,7 @@ async def keep_announced(
             due = due or anyio.current_time() - beat >= heartbeat_seconds
             try:
                 if due or not await anyio.to_thread.run_sync(announcement.is_there, abandon_on_cancel=True):
-                    await anyio.to_thread.run_sync(announcement.write)
+                    await anyio.to_thread.run_sync(announcement.write, abandon_on_cancel=True)
                     beat = anyio.current_time()
                 failing = False
             except TransportError as error:
@@ -199,5 +242,7 @@ async def keep_announced(
                     logger.warning("An instance is not announced at present: %s", error)
                 failing = True
     finally:
-        with anyio.move_on_after(_WITHDRAW_SECONDS, shield=True):
+        with anyio.move_on_after(_WITHDRAW_SECONDS, shield=True) as patience:
             await anyio.to_thread.run_sync(announcement.withdraw, abandon_on_cancel=True)
+        if patience.cancelled_caught:
+            raise announcement.left(f"its file system has not answered within {_WITHDRAW_SECONDS:.0f} s")

@@ -1,15 +1,18 @@
 """Why an ssh ended, in words for a person, by what it said."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from opencode_mcp import TransportError
 
 FORWARDING_FAILED = re.compile(r"remote port forwarding failed|forwarding request failed", re.IGNORECASE)
-NO_MULTIPLEXING = re.compile(
+UNKNOWN_OPTION = re.compile(
     r"(bad configuration|unknown|illegal|invalid|unrecogni[sz]ed|unsupported|unexpected|no such)\s+"
-    r"(configuration )?(option|argument|parameter)|control(path|master|persist|socket)|unix_listener",
+    r"(configuration )?(option|argument|parameter)",
     re.IGNORECASE,
+)
+NO_MULTIPLEXING = re.compile(
+    UNKNOWN_OPTION.pattern + r"|control(path|master|persist|socket)|unix_listener", re.IGNORECASE
 )
 
 _BY_HAND = "Run it once by hand, with `true` as the command, to see what it asks"
@@ -29,6 +32,10 @@ _REASONS = {
         "The relay does not let a port of it be forwarded: {line}. Its sshd needs AllowTcpForwarding `yes` "
         "or `remote` (and no narrow PermitListen), and the key no `restrict` or `no-port-forwarding`."
     ),
+    r"session open refused|session request failed": (
+        "The relay allows no further session over the connection that stands: {line}. Its sshd needs a "
+        "larger MaxSessions; or set RELAY_SSH_CMD here, for a login of its own."
+    ),
     r"refused|no route to host|unreachable|timed out|operation timeout": (
         "The relay cannot be reached: {line}. See whether it runs, and to your network."
     ),
@@ -41,19 +48,22 @@ _REASONS = {
 }
 
 
-def ending(said: Iterable[str], exit_code: int | None, shown: str) -> TransportError:
+def ending(
+    said: Iterable[str], exit_code: int | None, shown: str, hide: Callable[[str], str] = str
+) -> TransportError:
     """Put into a sentence why an ssh ended.
 
     Args:
         said: The last lines of its stderr, clean.
         exit_code: What it ended with, if it has.
         shown: What may be shown of its command.
+        hide: Takes out of a line what must not be seen; what it means is judged before.
     """
     lines = [line.rstrip(" .\r") for line in said if not line.startswith("Allocated port")]
     for pattern, sentence in _REASONS.items():
         for line in reversed(lines):
             if re.search(pattern, line, re.IGNORECASE):
-                return TransportError(f"{sentence.format(line=line)} (RELAY_SSH_CMD is `{shown}`.)")
+                return TransportError(f"{sentence.format(line=hide(line))} (RELAY_SSH_CMD is `{shown}`.)")
     how = "closed the connection" if exit_code is None else f"ended with exit code {exit_code}"
-    last = f": {lines[-1]}" if lines else ""
+    last = f": {hide(lines[-1])}" if lines else ""
     return TransportError(f"The ssh to the relay {how}{last}. {_BY_HAND}. (RELAY_SSH_CMD is `{shown}`.)")

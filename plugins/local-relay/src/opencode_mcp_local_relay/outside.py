@@ -1,5 +1,6 @@
 """What another process finds of an announced instance, and what it removes of one that was killed."""
 
+import re
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -7,21 +8,21 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from opencode_mcp import Endpoint, Finding, TransportError, clean_line
+from opencode_mcp import Endpoint, Finding, clean_line
 from opencode_mcp_local_relay import control
 from opencode_mcp_local_relay.directory import Directory
-from opencode_mcp_local_relay.ending import ending
 from opencode_mcp_local_relay.file import read_registration
+from opencode_mcp_local_relay.login import logged_in, ways
 from opencode_mcp_local_relay.registration import SUFFIX, Registration, UnusableError
 from opencode_mcp_local_relay.registry import COUNT_LIMIT
 from opencode_mcp_local_relay.relay import Found, Relay
 from opencode_mcp_local_relay.settings import LocalRelaySettings
-from opencode_mcp_local_relay.ssh import EndedError, opened_shell
-from opencode_mcp_local_relay.tunnel import QUIETLY, hidden, through
+from opencode_mcp_local_relay.tunnel import through
 
 _LOOK_SECONDS = 15.0
 _STALE_SECONDS = 90.0
 """Three heartbeats."""
+_ANYTHING = re.compile("")
 
 
 async def inspect(settings: LocalRelaySettings, endpoint: Endpoint) -> Sequence[Finding]:
@@ -82,22 +83,15 @@ async def _live_socket(endpoint: Endpoint) -> Path | None:
 async def _relay(
     settings: LocalRelaySettings, endpoint: Endpoint, socket: Path | None
 ) -> AsyncGenerator[Relay]:
-    """A shell on the relay: over the connection that stands, or one of its own."""
-    words = (
-        control.over(socket, "relay", "sh") if socket is not None else [*settings.ssh_words, *QUIETLY, "sh"]
-    )
-    shown = settings.ssh_shown or "ssh"
-    async with opened_shell(words, hidden(settings.ssh_words)) as shell:
-        relay = Relay(shell, settings.relay_dir, endpoint.id, trust_any_owner=settings.trust_any_owner)
-        try:
-            await relay.arrive(_LOOK_SECONDS)
-            yield relay
-        except EndedError:
-            raise ending(shell.said, shell.exit_code, shown) from None
-        except TimeoutError:
-            raise TransportError(
-                f"The relay has not answered `{shown}` within {_LOOK_SECONDS:.0f} s."
-            ) from None
+    """A shell on the relay: over the connection that stands, or one of its own.
+
+    The former may be denied, for example by `MaxSessions 1`.
+    """
+    tried = [*ways(settings)] if settings.ssh_words else []
+    if socket is not None:
+        tried.insert(0, (control.over(socket, "relay", "sh"), _ANYTHING))
+    async with logged_in(settings, tried, _LOOK_SECONDS, endpoint.id) as (relay, _, _):
+        yield relay
 
 
 def _remove_here(settings: LocalRelaySettings, instance_id: str) -> Sequence[Found]:
@@ -118,7 +112,7 @@ def _find_here(settings: LocalRelaySettings, instance_id: str, *, remove: bool =
                             if remove:
                                 directory.remove(name)
                             shown = clean_line((path / name).as_posix(), 1000)
-                            found.append(Found(path=shown, registration=registration))
+                            found.append(Found(path=shown, name=name, registration=registration))
             except OSError as error:
                 raise directory.failure("written" if remove else "read", error) from None
     except FileNotFoundError:

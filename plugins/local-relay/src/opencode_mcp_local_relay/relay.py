@@ -21,9 +21,10 @@ _LIST_LIMIT = 900
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """A registration file on the relay that holds the id: where it is, and what it says if it can be read."""
+    """A registration file that holds the id: where it is, its name, what it says if it can be read."""
 
     path: str
+    name: str
     registration: Registration | None
 
 
@@ -34,7 +35,8 @@ class Listed:
     Attributes:
         name: The file's.
         fault: Empty if only we and root can have written it, `unknown` if that cannot be told; else who
-            else can, `open` or `foreign <uid>`; or `special` if it is no regular file.
+            else can, `open` or `foreign <uid>`; or `special` if it is no regular file, `name` if its name
+            has a line break, which is a blank here.
         content: The first 64 KiB and a byte, without line breaks; empty if it is not to be read.
     """
 
@@ -106,24 +108,32 @@ class Relay:
         """Remove the file `name` if it is ours.
 
         Raises:
+            TransportError: If it cannot be removed.
             EndedError: If ssh ends.
             TimeoutError: If it takes longer.
         """
-        await self._shell.ask(f"drop {shlex.quote(name)}", seconds)
+        status, detail = _parted(await self._shell.ask(f"drop {shlex.quote(name)}", seconds))
+        if status != "ok":
+            raise self._failure(status, detail)
 
-    async def find(self, *, remove: bool = False) -> Sequence[Found]:
-        """Find the registrations with our id, whatever their names are, and remove them if so wished.
+    async def find(self, *, remove: bool = False, keep: str = "") -> Sequence[Found]:
+        """Find the registrations with our id but `keep`, whatever their names are; remove them if so wished.
 
         Raises:
             TransportError: If that is not possible, or the relay does not answer.
             EndedError: If ssh ends.
         """
         lines: list[str] = []
-        status, detail = await self._run(f"find_ours {'1' if remove else chr(39) * 2}", lines)
+        command = f"find_ours {shlex.quote('1' if remove else '')} {shlex.quote(keep)}"
+        status, detail = await self._run(command, lines)
         if status != "ok":
             raise self._failure(status, detail)
         return [
-            Found(path=clean_line(path, 1000), registration=_parsed(path, content))
+            Found(
+                path=clean_line(path, 1000),
+                name=path.rpartition("/")[2],
+                registration=_parsed(path, content),
+            )
             for path, content in zip(lines[::2], lines[1::2], strict=False)
         ]
 
@@ -143,6 +153,16 @@ class Relay:
         trusted, _, more = detail.partition(" ")
         return Listing(files=files, trusted=trusted == "safe", more=bool(more))
 
+    async def exposes(self, port: int) -> bool | None:
+        """Whether `port` can be reached from other machines than the relay; None if that cannot be told.
+
+        Raises:
+            TransportError: If the relay does not answer.
+            EndedError: If ssh ends.
+        """
+        status, _ = await self._run(f"exposed {port}")
+        return {"open": True, "ok": False}.get(status)
+
     async def probe(self, port: int) -> bool | None:
         """Whether `port` of the relay leads to a web server; None if the relay has nothing to ask it with."""
         try:
@@ -153,16 +173,15 @@ class Relay:
 
     async def _run(self, command: str, lines: list[str] | None = None) -> tuple[str, str]:
         try:
-            *said, last = await self._shell.ask(command, _REPLY_SECONDS)
+            said = await self._shell.ask(command, _REPLY_SECONDS)
         except TimeoutError:
             raise TransportError(
                 f"The relay has not answered for {_REPLY_SECONDS:.0f} s. Its connection is made anew; "
                 "if that does not help, see whether the machine is well."
             ) from None
         if lines is not None:
-            lines += said
-        status, _, detail = last.removeprefix("= ").partition(" ")
-        return status, clean_line(detail, 300)
+            lines += said[:-1]
+        return _parted(said)
 
     def _failure(self, status: str, detail: str) -> TransportError:
         about = f"The registry directory {self._shown}"
@@ -187,6 +206,12 @@ def quoted_path(directory: str) -> str:
     if directory == "~" or directory.startswith("~/"):
         return '"${HOME:?}"' + shlex.quote(directory[1:])
     return shlex.quote(directory)
+
+
+def _parted(said: Sequence[str]) -> tuple[str, str]:
+    """Take a reply's last line apart: the status and the detail."""
+    status, _, detail = said[-1].removeprefix("= ").partition(" ")
+    return status, clean_line(detail, 300)
 
 
 def _parsed(path: str, content: str) -> Registration | None:

@@ -5,7 +5,7 @@ import logging
 import shutil
 import ssl
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,13 @@ import anyio.to_thread
 
 from opencode_mcp import Endpoint, OpenCodeMCPError, Rejection, Route, Transport, TransportError, clean_line
 from opencode_mcp_local_relay import control
-from opencode_mcp_local_relay.ending import NO_MULTIPLEXING, ending
 from opencode_mcp_local_relay.file import SIZE_LIMIT
+from opencode_mcp_local_relay.login import ended, logged_in, ways
 from opencode_mcp_local_relay.registration import SUFFIX, Registration, UnusableError, parse
 from opencode_mcp_local_relay.registry import merge
 from opencode_mcp_local_relay.relay import Listed, Relay
 from opencode_mcp_local_relay.settings import LocalRelaySettings
-from opencode_mcp_local_relay.ssh import EndedError, Shell, opened_shell
-from opencode_mcp_local_relay.tunnel import QUIETLY, hidden
+from opencode_mcp_local_relay.ssh import EndedError, Shell
 
 if TYPE_CHECKING:
     import httpx2
@@ -64,7 +63,7 @@ class RemoteRegistry(Transport):
         try:
             listing = await self._relay.listing()
         except EndedError:
-            raise _ended(self._settings, self._shell) from None
+            raise ended(self._settings, self._shell) from None
         found: dict[str, tuple[Registration, int]] = {}
         rejected: list[Rejection] = []
         for file in listing.files:
@@ -100,6 +99,8 @@ class RemoteRegistry(Transport):
     def _read(self, file: Listed) -> Registration:
         if file.fault == "special":
             raise UnusableError("it is not a regular file")
+        if file.fault == "name":
+            raise UnusableError("its name has a line break, shown as a blank")
         if file.fault not in ("", "unknown") and not self._settings.trust_any_owner:
             who, _, uid = file.fault.partition(" ")
             why = "can be written by everybody" if who == "open" else f"belongs to another user (uid {uid})"
@@ -127,7 +128,7 @@ class RemoteRegistry(Transport):
         try:
             if not await control.request(self._master, "forward", *forward):
                 if self._shell.over:
-                    raise _ended(self._settings, self._shell)
+                    raise ended(self._settings, self._shell)
                 raise TransportError("The ssh to the relay does not forward its ports to here.")
             transport = await anyio.to_thread.run_sync(_http_over, way)
             yield Route(base_url=endpoint.url, transport=transport)
@@ -153,15 +154,9 @@ async def opened_registry(settings: LocalRelaySettings) -> AsyncGenerator[Transp
     """
     room = await anyio.to_thread.run_sync(control.new_room)
     try:
-        async with AsyncExitStack() as stack:
-            for master in (room / "m", None) if room is not None else (None,):
-                shell = await stack.enter_async_context(
-                    opened_shell(_words(settings, master), hidden(settings.ssh_words))
-                )
-                relay = Relay(shell, settings.relay_dir, trust_any_owner=settings.trust_any_owner)
-                if await _arrived(settings, shell, relay, otherwise=master is not None):
-                    yield RemoteRegistry(settings, shell, relay, master)
-                    return
+        master = None if room is None else room / "m"
+        async with logged_in(settings, ways(settings, master), _ARRIVE_SECONDS) as (relay, shell, number):
+            yield RemoteRegistry(settings, shell, relay, None if number else master)
     finally:
         if room is not None:
             with anyio.CancelScope(shield=True):
@@ -175,29 +170,3 @@ def _http_over(way: Path) -> "httpx2.AsyncHTTPTransport":
     # Plain HTTP uses no certificates, and to load them takes long.
     verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return httpx2.AsyncHTTPTransport(uds=str(way), verify=verify, trust_env=False)
-
-
-def _words(settings: LocalRelaySettings, master: Path | None) -> Sequence[str]:
-    words = [*settings.ssh_words, *QUIETLY]
-    if master is not None:
-        words += ["-o", "ControlMaster=yes", "-o", f"ControlPath={master}", "-o", "ControlPersist=no"]
-    return [*words, "sh"]
-
-
-async def _arrived(settings: LocalRelaySettings, shell: Shell, relay: Relay, *, otherwise: bool) -> bool:
-    """Wait until the shell answers; False if it is worth trying `otherwise`, without a control socket."""
-    try:
-        await relay.arrive(_ARRIVE_SECONDS)
-    except EndedError:
-        if otherwise and NO_MULTIPLEXING.search("\n".join(shell.said)):
-            return False
-        raise _ended(settings, shell) from None
-    except TimeoutError:
-        raise TransportError(
-            f"The relay has not answered `{settings.ssh_shown}` within {_ARRIVE_SECONDS:.0f} s."
-        ) from None
-    return True
-
-
-def _ended(settings: LocalRelaySettings, shell: Shell) -> TransportError:
-    return ending(shell.said, shell.exit_code, settings.ssh_shown)

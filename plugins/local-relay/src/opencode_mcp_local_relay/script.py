@@ -16,6 +16,7 @@ end() { say = "$@"; }
 ours() {
   [ -f "$1" ] && [ ! -h "$1" ] && [ "$(dd if="$1" bs="$size" count=1)" = "$prefix" ]
 } 2>/dev/null
+flat() { (IFS=$nl; set -f; e=$(printf '%s ' $1); printf %s "${e% }"); }
 there() { [ -e "$1" ] || [ -h "$1" ]; }
 judge() {
   set -f
@@ -23,10 +24,11 @@ judge() {
   set +f
   fault=
   case $3 in '') fault=unknown ;; 0 | "$me") ;; *) fault="foreign $3" ;; esac
-  case $1 in ????????w*) fault=open ;; esac
+  case $1 in l*) ;; ????????w*) fault=open ;; esac
 }
 safe() {
   judge "$d/."
+  if [ -z "$fault" ] && [ -h "$d" ]; then judge "$d"; fi
   case $trust$fault in '' | 1* | unknown) ;; *) end $fault; return 1 ;; esac
 }
 put() {
@@ -50,15 +52,16 @@ put() {
   end ok "$d"
 }
 drop() {
-  if ours "$d/$1"; then rm -f "$d/$1"; fi
   rm -f "$t"
+  if ours "$d/$1"; then e=$(rm -f "$d/$1" 2>&1) || { end remove "$e"; return; }; fi
   end ok
 } 2>/dev/null
 find_ours() {
   [ ! -d "$d" ] || [ -r "$d" ] || { end unreadable; return; }
   for f in "$d"/*.json; do
     ours "$f" || continue
-    say "$f"
+    [ "$f" != "$d/$2" ] || continue
+    say "$(flat "$f")"
     say "$(dd if="$f" bs=65536 count=1 2>/dev/null)"
     [ -z "$1" ] || { e=$(rm -f "$f" 2>&1) || { end remove "$e"; return; }; }
   done
@@ -76,20 +79,56 @@ list() (
   limit=$1
   shift
   for f; do
-    case ${f##*/} in '~'* | '#'* | *"$nl"*) continue ;; esac
+    case ${f##*/} in '~'* | '#'*) continue ;; esac
     there "$f" || continue
     [ "$seen" -lt "$limit" ] || { end ok "$trusted" more; exit; }
     seen=$((seen + 1))
     judge "$f"
     if [ -h "$f" ] || [ ! -f "$f" ]; then fault=special; fi
+    case ${f##*/} in *"$nl"*) fault=name ;; esac
     text=
     case $fault:$trust in
-      special:*) ;;
+      special:* | name:*) ;;
       :* | unknown:* | *:1) text=$(dd if="$f" bs=65537 count=1) ;;
     esac
-    say "$fault/${f##*/}/$(IFS=$nl; set -f; printf '%s ' $text)"
+    say "$fault/$(flat "${f##*/}")/$(IFS=$nl; set -f; printf '%s ' $text)"
   done
   end ok "$trusted"
+) 2>/dev/null
+loopback() {
+  case $1 in 127.* | ::1[:.]* | '[::1]:'* | ::ffff:127.* | '[::ffff:127.'*) ;; *) false ;; esac
+}
+exposed() (
+  set -f
+  hex=$(printf %04X "$1")
+  known=
+  a=
+  b=
+  for c in $(dd if=/proc/net/tcp bs=65536; dd if=/proc/net/tcp6 bs=65536); do
+    case $a,$c in
+      ??????7F:"$hex",0A | 7F000001:"$hex",0A) ;;
+      00000000000000000000000001000000:"$hex",0A | 00000000000000000000000000000001:"$hex",0A) ;;
+      0000000000000000FFFF0000??????7F:"$hex",0A | 00000000000000000000FFFF7F??????:"$hex",0A) ;;
+      *:"$hex",0A) end open; exit ;;
+    esac
+    known=1
+    a=$b
+    b=$c
+  done
+  [ -z "$known" ] || { end ok; exit; }
+  for c in $(ss -ltn); do
+    case $c in *:"$1") loopback "$c" || { end open; exit; } ;; esac
+    known=1
+  done
+  [ -z "$known" ] || { end ok; exit; }
+  for c in $(netstat -an); do
+    case $a,$c in *[.:]"$1",LISTEN) loopback "$a" || { end open; exit; } ;; esac
+    known=1
+    a=$b
+    b=$c
+  done
+  [ -n "$known" ] || { end unknown; exit; }
+  end ok
 ) 2>/dev/null
 probe() (
   u=http://127.0.0.1:$1/global/health

@@ -27,7 +27,6 @@ _LINE_LIMIT = 128 * 1024
 _LINES_KEPT = 1000
 _LINES_LOGGED = 500
 _LAST_WORDS_SECONDS = 0.5
-_ALLOCATED = re.compile(r"Allocated port (\d{1,5}) for remote forward")
 
 T = TypeVar("T")
 
@@ -40,19 +39,23 @@ class Shell:
     """A POSIX `sh` that reads what to do from the standard input of an ssh process.
 
     Attributes:
-        said: The last lines that ssh wrote to stderr, clean.
-        allocated: The port that the far end chose for `-R 0:…`, once ssh has named it.
+        said: The last lines that ssh wrote to stderr, clean, but with all that must not be seen.
+        allocated: The port that the far end chose for our `-R 0:…`, once ssh has named it.
         over: Whether the process has ended or its output has.
         listening: The scope of `listen`.
     """
 
-    def __init__(self, process: Process, hide: Callable[[str], str]) -> None:
+    def __init__(self, process: Process, hide: Callable[[str], str], forwarded_to: str) -> None:
         self.said: deque[str] = deque(maxlen=30)
         self.allocated: int | None = None
         self.over = False
         self.listening = anyio.CancelScope(shield=True)
         self._process = process
         self._hide = hide
+        # The user's configuration may hold forwards as well.
+        self._allocated = re.compile(
+            rf"Allocated port (\d{{1,5}}) for remote forward to {re.escape(forwarded_to)}\b"
+        )
         self._nonce = secrets.token_hex(16)
         self._asked = 0
         self._replies: dict[str, list[str]] = {}
@@ -153,23 +156,25 @@ class Shell:
         text = clean_line(line.decode(errors="replace"), 300)
         if not text:
             return
-        if (match := _ALLOCATED.search(text)) and 0 < int(match[1]) < 65536:
+        if (match := self._allocated.search(text)) and 0 < int(match[1]) < 65536:
             self.allocated = int(match[1])
-        text = self._hide(text)
         self.said.append(text)
         self._logged += 1
         if self._logged <= _LINES_LOGGED:
-            logger.debug("ssh: %s", text)
+            logger.debug("ssh: %s", self._hide(text))
         self.poke()
 
 
 @asynccontextmanager
-async def opened_shell(words: Sequence[str], hide: Callable[[str], str] = str) -> AsyncGenerator[Shell]:
+async def opened_shell(
+    words: Sequence[str], hide: Callable[[str], str] = str, forwarded_to: str = ""
+) -> AsyncGenerator[Shell]:
     """Run a command that ends in a remote `sh` for as long as the context is entered, and not longer.
 
     Args:
         words: The command, options and all.
-        hide: Takes out of a line what must not be seen.
+        hide: Takes out of a line what must not be seen in a log.
+        forwarded_to: Where its `-R` leads, as `host:port`, if it has one.
 
     Raises:
         TransportError: If there is no such program.
@@ -183,7 +188,7 @@ async def opened_shell(words: Sequence[str], hide: Callable[[str], str] = str) -
     process = await start(words, die_with_us=True)
     try:
         async with anyio.create_task_group() as group:
-            shell = Shell(process, hide)
+            shell = Shell(process, hide, forwarded_to)
             group.start_soon(shell.listen)
             try:
                 yield shell

@@ -4,6 +4,7 @@
 imported only where it is needed.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import cached_property
@@ -14,14 +15,15 @@ import anyio.to_thread
 
 from opencode_mcp import Endpoint, Finding, Publish, Rejection, Transport, TransportError, clean_line
 from opencode_mcp_local_relay.announcement import Announcement, keep_announced
+from opencode_mcp_local_relay.remembered import Remembered
 from opencode_mcp_local_relay.settings import LocalRelaySettings
 from opencode_mcp_local_relay.wake import Wake
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
+    from opencode_mcp_local_relay.login import Ability
     from opencode_mcp_local_relay.registry import Look, Registry
-    from opencode_mcp_local_relay.tunnel import Ability
 
 _BREATH_SECONDS = 0.2
 """Between two looks at the directory, however much happens there; also when a file seems half-written."""
@@ -46,6 +48,7 @@ class LocalRelay(Transport):
         self._when_woken: set[Callable[[], None]] = set()
         self._lock = anyio.Lock()
         self._rejected: Sequence[Rejection] = ()
+        self._remembered: defaultdict[str, Remembered] = defaultdict(Remembered)  # by the endpoint's id
         if settings.prune_after_ms:
             self.forget_after_seconds = settings.prune_after_ms / 1000
         shown = clean_line(str(settings.local_dir), 1000)
@@ -113,17 +116,23 @@ class LocalRelay(Transport):
         """Register an instance of this machine, here or on the relay, until cancelled.
 
         Raises:
-            TransportError: If it cannot be registered, or no longer is; or is not on this machine.
+            TransportError: If it cannot be registered, or no longer is; or is not on this machine. Also if
+                it cannot be withdrawn, even while this is cancelled.
         """
+        remembered = self._remembered[endpoint.id]
         if self._settings.ssh_words:
             from opencode_mcp_local_relay.tunnel import Pace, Tunnel  # only with ssh
 
-            tunnel = Tunnel(self._settings, endpoint, self._ability, Pace(heartbeat=self._heartbeat_seconds))
+            pace = Pace(heartbeat=self._heartbeat_seconds)
+            tunnel = Tunnel(self._settings, endpoint, self._ability, pace, remembered)
             with self._woken_too(tunnel.woke):
                 await tunnel.keep(task_status)
             return
         announcement = Announcement(
-            self._settings.local_dir, endpoint, trust_any_owner=self._settings.trust_any_owner
+            self._settings.local_dir,
+            endpoint,
+            remembered,
+            trust_any_owner=self._settings.trust_any_owner,
         )
         woken = Wake()
         with self._woken_too(woken.set):
@@ -188,7 +197,7 @@ class LocalRelay(Transport):
 
     @cached_property
     def _ability(self) -> "Ability":
-        from opencode_mcp_local_relay.tunnel import Ability  # only with ssh
+        from opencode_mcp_local_relay.login import Ability  # only with ssh
 
         return Ability()
 

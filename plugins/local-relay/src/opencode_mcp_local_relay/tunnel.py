@@ -6,8 +6,7 @@ One ssh process does it all. It ends with the announcement, and the announcement
 import dataclasses
 import logging
 import random
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +17,11 @@ import anyio.to_thread
 from opencode_mcp import Endpoint, TransportError, clean_line
 from opencode_mcp_local_relay import control
 from opencode_mcp_local_relay.announcement import address_here
-from opencode_mcp_local_relay.ending import FORWARDING_FAILED, NO_MULTIPLEXING, ending
-from opencode_mcp_local_relay.registration import file_names, serialise, stem_of
+from opencode_mcp_local_relay.ending import FORWARDING_FAILED
+from opencode_mcp_local_relay.entry import Entry, not_withdrawn
+from opencode_mcp_local_relay.login import QUIETLY, Ability, control_words, ended, hidden
 from opencode_mcp_local_relay.relay import Relay
+from opencode_mcp_local_relay.remembered import Remembered
 from opencode_mcp_local_relay.settings import LocalRelaySettings
 from opencode_mcp_local_relay.ssh import EndedError, Shell, opened_shell
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-QUIETLY = ("-T", "-a", "-x", "-o", "BatchMode=yes", "-o", "LogLevel=INFO", "-o", "ConnectTimeout=10")
-"""Nothing is asked, and nothing of this machine lent; options of the user's come first, so they win."""
 _ALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3", "-o", "ExitOnForwardFailure=yes")
 LOOPBACK = "127.0.0.1"
 ARRIVE_SECONDS = 45.0
@@ -39,7 +38,6 @@ _BETWEEN_LOGINS_SECONDS = 1.0
 _LOGINS = 5
 """In one call; each needs a reason to be different from the one before."""
 _PICKS = range(20_000, 60_000)
-_WITHDRAW_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,14 +50,6 @@ class Pace:
     """After a probe that failed, before it is believed."""
 
 
-@dataclasses.dataclass
-class Ability:
-    """What the user's ssh was found to be unable to do, so that no login is wasted on it again."""
-
-    multiplexes: bool = True
-    names_port: bool = True
-
-
 class _OtherwiseError(Exception):
     """It is worth trying again, differently."""
 
@@ -68,7 +58,12 @@ class Tunnel:
     """One announcement over ssh."""
 
     def __init__(
-        self, settings: LocalRelaySettings, endpoint: Endpoint, ability: Ability, pace: Pace
+        self,
+        settings: LocalRelaySettings,
+        endpoint: Endpoint,
+        ability: Ability,
+        pace: Pace,
+        remembered: Remembered | None = None,
     ) -> None:
         """Prepare to announce `endpoint`; nothing is started yet.
 
@@ -79,12 +74,12 @@ class Tunnel:
         self._endpoint = endpoint
         self._ability = ability
         self._pace = pace
+        self._remembered = Remembered() if remembered is None else remembered
         self._here = address_here(endpoint)
         self._since = datetime.now(UTC)
         self._woken = False
         self._shell: Shell | None = None
-        self._name: str | None = None  # of the file that is written, or just being written
-        self._registered = False
+        self._entry: Entry | None = None
         self._told_unwatched = False
 
     def woke(self) -> None:
@@ -97,8 +92,16 @@ class Tunnel:
         """Announce until cancelled.
 
         Raises:
-            TransportError: If that cannot be done, or no longer works.
+            TransportError: If that cannot be done, or no longer works; or a registration stays behind.
         """
+        try:
+            await self._keep(task_status)
+        except anyio.get_cancelled_exc_class():
+            if self._remembered.stands:
+                raise not_withdrawn(self._remembered) from None
+            raise
+
+    async def _keep(self, task_status: "TaskStatus[None]") -> None:
         for _ in range(_LOGINS):
             soonest = anyio.current_time() + _BETWEEN_LOGINS_SECONDS
             socket = await self._socket()
@@ -125,7 +128,7 @@ class Tunnel:
     async def _keep_once(self, socket: Path | None, task_status: "TaskStatus[None]") -> None:
         picked = 0 if self._ability.names_port else random.choice(_PICKS)  # noqa: S311 - not a secret
         words = self._words(socket, picked)
-        async with opened_shell(words, hidden(self._settings.ssh_words)) as shell:
+        async with opened_shell(words, hidden(self._settings.ssh_words), _target(self._here)) as shell:
             self._shell = shell
             relay = Relay(
                 shell,
@@ -144,24 +147,19 @@ class Tunnel:
                 ) from None
             except EndedError:
                 self._try_otherwise(shell, picked)
-                raise ending(shell.said, shell.exit_code, self._settings.ssh_shown) from None
+                raise ended(self._settings, shell) from None
 
     def _words(self, socket: Path | None, picked: int) -> Sequence[str]:
-        host, port = self._here
-        words = [*self._settings.ssh_words, *QUIETLY, *_ALIVE]
-        if socket is not None:
-            words += ["-o", "ControlMaster=yes", "-o", f"ControlPath={socket}", "-o", "ControlPersist=no"]
+        ours = control_words(socket, known=self._ability.knows_control)
+        words = [*self._settings.ssh_words, *QUIETLY, *_ALIVE, *ours]
         # Without its address, sshd would be content with ::1 where another server has the port of 127.0.0.1.
-        return [*words, "-R", f"{LOOPBACK}:{picked}:{host}:{port}", "sh"]
+        return [*words, "-R", f"{LOOPBACK}:{picked}:{_target(self._here)}", "sh"]
 
     def _try_otherwise(self, shell: Shell, picked: int) -> None:
         said = "\n".join(shell.said)
-        if self._registered:
+        if self._entry is not None and self._entry.written:
             return
-        if self._ability.multiplexes and NO_MULTIPLEXING.search(said):
-            self._ability.multiplexes = False
-            raise _OtherwiseError
-        if picked and FORWARDING_FAILED.search(said):
+        if self._ability.learn(said) or (picked and FORWARDING_FAILED.search(said)):
             raise _OtherwiseError
 
     async def _port(self, shell: Shell) -> int:
@@ -175,12 +173,15 @@ class Tunnel:
         self, shell: Shell, relay: Relay, socket: Path | None, port: int, task_status: "TaskStatus[None]"
     ) -> None:
         """Register, and look after it until something ends it."""
+        entry = self._entry = Entry(
+            relay, self._endpoint, self._remembered, local_port=self._here[1], since=self._since
+        )
         try:
+            await entry.check_exposure(port)
             await self._probe(shell, relay, socket, port, tries=2, pause=1.0)
-            await self._register(relay, port)
-            logger.info(
-                "Announced on the relay as %s, through its port %d.", clean_line(self._name or "", 200), port
-            )
+            await entry.write(port)
+            name = clean_line(self._remembered.name or "", 200)
+            logger.info("Announced on the relay as %s, through its port %d.", name, port)
             task_status.started()
             heartbeat = anyio.current_time() + self._pace.heartbeat
             probe = anyio.current_time() + self._pace.probe
@@ -195,11 +196,11 @@ class Tunnel:
                     )
                     probe = anyio.current_time() + self._pace.probe
                 if woken or anyio.current_time() >= heartbeat:
-                    await self._register(relay, port)
+                    await entry.write(port)
                     heartbeat = anyio.current_time() + self._pace.heartbeat
         finally:
             with anyio.CancelScope(shield=True):
-                await self._withdraw(shell, relay)
+                await entry.withdraw()
 
     async def _probe(
         self, shell: Shell, relay: Relay, socket: Path | None, port: int, *, tries: int, pause: float
@@ -226,42 +227,11 @@ class Tunnel:
                 f"Port {port} of the relay does not lead to {self._endpoint.url}, though ssh says so. "
                 "The tunnel is dug anew."
             )
-        if not self._registered:
+        if self._entry is None or not self._entry.written:
             raise TransportError(
                 f"Nothing answers at {self._endpoint.url}, so it is not registered on the relay. Start it."
             )
         logger.debug("%s does not answer here either, so the tunnel is not to blame.", self._endpoint.url)
-
-    async def _register(self, relay: Relay, port: int) -> None:
-        """Write the registration, under the name it had or the first that is free.
-
-        Raises:
-            TransportError: If it cannot be written.
-        """
-        names = file_names(stem_of(self._endpoint.name))
-        for name in [*([] if self._name is None else [self._name]), *names]:
-            content = serialise(
-                self._endpoint,
-                file_name=name,
-                port=port,
-                local_port=self._here[1],
-                connected_at=self._since,
-                heartbeat_at=datetime.now(UTC),
-                indent=None,
-            )
-            self._name = name
-            if await relay.put(name, content):
-                self._registered = True
-                return
-        raise TransportError("Every name for a registration on the relay is taken; remove those not needed.")
-
-    async def _withdraw(self, shell: Shell, relay: Relay) -> None:
-        if self._name is None or shell.over:
-            return
-        try:
-            await relay.drop(self._name, _WITHDRAW_SECONDS)
-        except (EndedError, TimeoutError):
-            logger.info("The registration %s could not be taken off the relay in time.", self._name)
 
 
 async def through(socket: Path | None, relay: Relay, port: int) -> bool | None:
@@ -270,9 +240,5 @@ async def through(socket: Path | None, relay: Relay, port: int) -> bool | None:
     return works if works is not None else await relay.probe(port)
 
 
-def hidden(words: Sequence[str]) -> Callable[[str], str]:
-    """Return what takes the words of a command out of a line, but for the first: they may be secrets."""
-    parts = {part for word in words[1:] for part in (word, word.partition("=")[2]) if len(part) >= 4}
-    longest_first = sorted(parts, key=len, reverse=True)
-    secret = re.compile("|".join(map(re.escape, longest_first)) if parts else r"(?!)")
-    return lambda line: secret.sub("…", line)
+def _target(here: tuple[str, int]) -> str:
+    return f"{here[0]}:{here[1]}"
