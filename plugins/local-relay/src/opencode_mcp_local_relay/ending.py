@@ -64,6 +64,8 @@ def ending(
         for line in reversed(lines):
             if re.search(pattern, line, re.IGNORECASE):
                 return TransportError(f"{sentence.format(line=hide(line))} (RELAY_SSH_CMD is `{shown}`.)")
+    if exit_code is not None and exit_code < 0:
+        return TransportError(f"The ssh to the relay was ended by signal {-exit_code}.")
     how = "closed the connection" if exit_code is None else f"ended with exit code {exit_code}"
     last = f": {hide(lines[-1])}" if lines else ""
     return TransportError(f"The ssh to the relay {how}{last}. {_BY_HAND}. (RELAY_SSH_CMD is `{shown}`.)")

@@ -83,7 +83,7 @@ class Registration:
 
 def stem_of(name: str) -> str:
     """The part before `.json` of the file name for an instance called `name`: plain ASCII, safe anywhere."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:100].strip("-._") or "instance"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:200].strip("-._") or "instance"
 
 
 def numbered(name: str, file_name: str) -> str:
