@@ -25,7 +25,7 @@ async def test_a_killed_ssh_is_noticed_and_the_next_try_registers_under_the_same
             os.kill(pid, signal.SIGKILL)
 
     began = anyio.current_time()
-    assert "exit code -9" in await ended(transport, endpoint, kill)
+    assert "ended by signal 9" in await ended(transport, endpoint, kill)
     assert anyio.current_time() - began < 3
     before = content(path)
     async with announced(transport, endpoint):
