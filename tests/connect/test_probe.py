@@ -13,7 +13,7 @@ from anyio.abc import SocketStream
 from opencode_mcp.connect import presence as presences
 from opencode_mcp.connect.presence import Presence
 from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, ProtocolError, UnreachableError
-from opencode_mcp.opencode.probe import probe
+from opencode_mcp.opencode.probe import Health, probe
 from opencode_mcp.testing import FakeOpenCode
 from support.real_opencode import VERSION, free_port
 
@@ -50,7 +50,7 @@ async def answering(
 
 async def asked(url: str, *, seconds: float = 5, password: str | None = None) -> str:
     def ask() -> str:
-        return probe(url, seconds=seconds, username="opencode", password=password)
+        return probe(url, seconds=seconds, username="opencode", password=password).version
 
     return await anyio.to_thread.run_sync(ask)
 
@@ -167,6 +167,15 @@ async def test_one_that_wants_another_password_is_there_and_guarded(caplog: pyte
         assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("wanted", [None, "s3cret"])
+async def test_it_is_guarded_if_it_asks_for_the_password_not_if_we_have_one(wanted: str | None) -> None:
+    async with FakeOpenCode(password=wanted).serve() as fake:
+        presence = presence_of(fake.url, "s3cret")
+        with anyio.fail_after(5):
+            await presence.appears()
+        assert (presence.version, presence.guarded) == (VERSION, wanted is not None)
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_it_vanishes_once_it_has_been_silent_several_times() -> None:
     port = free_port()
@@ -188,9 +197,9 @@ async def test_it_vanishes_once_it_has_been_silent_several_times() -> None:
 async def test_only_failures_in_a_row_make_it_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = list("--+--+---")
 
-    def ask(*_: object, **__: object) -> str:
+    def ask(*_: object, **__: object) -> Health:
         if answers.pop(0) == "+":
-            return VERSION
+            return Health(VERSION, guarded=False)
         raise OpenCodeMCPError("silent")
 
     monkeypatch.setattr(presences, "probe", ask)

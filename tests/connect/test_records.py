@@ -33,9 +33,19 @@ def leave_behind(directory: Path, name: str, **changes: Any) -> Record:
     slot = Slot(directory, name)
     record = record_of(slot, **changes)
     slot.write(record)
-    slot.left_nothing = False
+    slot.keep = slot.written
     slot.release()
     return record
+
+
+def test_what_was_left_behind_stays_on_record_until_it_is_dealt_with(tmp_path: Path) -> None:
+    old = leave_behind(tmp_path, "one", places={"local-relay": "relay:far:away"})
+    with Slot(tmp_path, "one") as slot:
+        slot.write(record_of(slot, pid=1))
+    assert [record for _, record in left_behind(tmp_path)] == [old]
+    with Slot(tmp_path, "one") as slot:
+        slot.keep = None
+    assert list(left_behind(tmp_path)) == []
 
 
 def test_a_name_that_is_held_gets_a_number_and_a_free_one_is_used_again(tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_what_a_killed_process_left_is_found_by_who_looks_and_by_who_takes_the_n
 def test_once_all_is_cleaned_up_the_record_goes(tmp_path: Path) -> None:
     leave_behind(tmp_path, "one")
     for slot, _ in left_behind(tmp_path):
-        slot.left_nothing = True
+        slot.keep = None
     assert list(left_behind(tmp_path)) == []
 
 

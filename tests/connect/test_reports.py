@@ -127,6 +127,18 @@ def test_what_was_announced_elsewhere_is_not_taken_for_gone(connected: Connected
         assert "with other settings" in connected("status", RELAY_REGISTRY_DIR=elsewhere).out
 
 
+def test_a_start_elsewhere_does_not_forget_what_was_left_where_it_was(connected: Connected) -> None:
+    dead = killed(connected, INSTANCE_NAME="dead")
+    elsewhere = connected.home / "elsewhere"
+    with connected.started("--headless", INSTANCE_NAME="dead", RELAY_REGISTRY_DIR=str(elsewhere)) as started:
+        eventually(lambda: list(elsewhere.glob("*.json")))
+        started.signal(signal.SIGTERM)
+        started.code()
+    assert list(elsewhere.iterdir()) == []
+    assert dead.exists()
+    assert connected("cleanup").out == f"dead: removed registration {dead}\ndead: nothing is left\n"
+
+
 def test_what_another_machine_left_in_a_shared_home_is_not_ours(connected: Connected) -> None:
     killed(connected, INSTANCE_NAME="dead")
     record = connected.state / "dead.json"

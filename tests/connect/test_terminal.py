@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +83,47 @@ def test_it_is_given_taken_back_with_its_modes_and_cleared_after_a_killed_progra
     lines = [line.rpartition("\x1b[0m")[2] for line in said.splitlines()]
     assert lines == ["given True False", "kept True", "back True True", "handler True", "gone True"]
     assert ("\x1b[?1049l" in said, "\x1b[?25h" in said) == ((how == "killed"),) * 2
+
+
+def test_the_bound_on_the_end_holds_in_its_own_thread_while_opencode_has_the_terminal() -> None:
+    code = """
+import os, sys, threading
+from opencode_mcp.connect import leaving
+from opencode_mcp.connect.child import Child
+from opencode_mcp.connect.terminal import Terminal
+terminal = Terminal.if_any()
+child = Child(["/bin/sleep", "300"], os.environ, headless=False, terminal=terminal)
+assert not terminal.is_ours()
+leaving._BOUND_SECONDS = 0.1
+def last():
+    code = child.kill_now()
+    print("ended", code, terminal.is_ours(), flush=True)
+    return code
+leaving.bound_the_end(last)
+threading.Event().wait()
+"""
+    with in_a_terminal(code) as (_, fd):
+        said = read_all(fd)
+    assert said.split()[-3:] == ["ended", "-9", "True"]
+
+
+def test_the_terminal_stays_ours_if_the_program_does_not_run(tmp_path: Path) -> None:
+    broken = tmp_path / "opencode"
+    broken.write_text("#!/no/such/interpreter\n")
+    broken.chmod(0o755)
+    code = f"""
+import os
+from opencode_mcp.connect.child import Child
+from opencode_mcp.connect.terminal import Terminal
+from opencode_mcp.errors import StartError
+terminal = Terminal.if_any()
+try:
+    Child([{str(broken)!r}], os.environ, headless=False, terminal=terminal)
+except StartError:
+    print(terminal.is_ours(), flush=True)
+"""
+    with in_a_terminal(code) as (_, fd):
+        assert read_all(fd).split() == ["True"]
 
 
 def test_who_is_in_the_background_takes_nothing() -> None:

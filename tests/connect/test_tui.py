@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ def tmux(really_connected: Connected) -> Iterator[Tmux]:
 
 def start(connected: Connected, tmux: Tmux) -> dict[str, Any]:
     """Start the TUI and wait for its screen and the announcement; return that."""
-    tmux.line(f'{PROGRAM[0]}; echo "code $?"')
+    tmux.line(f'{shlex.quote(PROGRAM[0])}; echo "code $?"')
     eventually(
         lambda: ASKS in tmux.screen or "\ncode " in tmux.screen,
         PATIENCE,

@@ -115,6 +115,17 @@ def test_a_password_of_ones_own_is_used_instead(connected: Connected, wide: dict
         assert [path for path, text in everything_written(connected).items() if "s3cret" in text] == []
 
 
+def test_one_that_drops_its_password_is_ended_and_never_announced(
+    connected: Connected, wide: dict[str, str]
+) -> None:
+    command = f"env -u OPENCODE_SERVER_PASSWORD {connected.programs / 'opencode'}"
+    outcome = connected("--headless", OPENCODE_MCP_COMMAND=command, environment=wide)
+    assert outcome.code != 0
+    assert "asks for no password, though it was given one" in outcome.err
+    assert not Path(wide["WIDE_FILE"]).exists()
+    assert connected.files() == []
+
+
 def test_without_a_place_for_the_password_nothing_starts(connected: Connected, wide: dict[str, str]) -> None:
     (connected.state / "password").mkdir(parents=True)
     outcome = connected("--headless", environment=wide)

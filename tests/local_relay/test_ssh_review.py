@@ -75,6 +75,17 @@ async def test_a_port_that_the_network_reaches_is_none_for_an_instance_without_a
     assert ssh_of(sshd) == []
 
 
+async def test_a_port_that_the_network_reaches_is_not_opened_again_at_every_attempt(
+    sshd: RealSshd, fake: FakeOpenCode, registry: Path
+) -> None:
+    await restarted(sshd, "GatewayPorts yes")
+    transport, endpoint = over_ssh(sshd, registry), instance(fake, labels={"auth": "none"})
+    said = await refused(transport, endpoint)
+    logins = sshd.logins
+    assert await refused(transport, endpoint) == said
+    assert sshd.logins == logins
+
+
 async def test_with_a_password_it_is_told_once(
     sshd: RealSshd, fake: FakeOpenCode, registry: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -17,6 +18,7 @@ _PR_SET_PDEATHSIG = 1
 _PATIENCE_SECONDS = 1.5
 _STEP_SECONDS = 0.05
 _STOPPED_SECONDS = 0.2
+_REAP_SECONDS = 0.15
 
 
 class Child:
@@ -24,6 +26,7 @@ class Child:
 
     Attributes:
         pid: Its process, which leads its group.
+        leaving: Whether it is being ended, so that nothing stops us any more.
         code: How it ended, as `subprocess.Popen.returncode` says it; None while it runs.
         ended: Set once it has ended.
         over: Set once `end` has ended it and all it started.
@@ -49,6 +52,9 @@ class Child:
             StartError: It cannot be started.
         """
         self._terminal = terminal
+        self._draws = not headless
+        self.leaving = False
+        ours = terminal is not None and terminal.is_ours()
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the user's own command
                 arguments,
@@ -58,6 +64,8 @@ class Child:
                 preexec_fn=_preparation(terminal),
             )
         except (OSError, subprocess.SubprocessError) as error:
+            if terminal and ours:
+                terminal.reclaim()
             why = getattr(error, "strerror", None) or str(error)
             raise StartError(f"{arguments[0]} cannot be started: {why}.", 126) from None
         self.pid = self._process.pid
@@ -66,6 +74,8 @@ class Child:
         self._resumed = anyio.Event()
         if terminal:
             terminal.give(self.pid)
+            # From now on it is the child's; what we write to it, or take back, does not stop us.
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
     def signal(self, number: int) -> None:
         """Send a signal to it and to all it started."""
@@ -89,13 +99,13 @@ class Child:
         if self.code is None:
             self.code = self._process.returncode = 1  # reaped by somebody else, who knows how it ended
         if self._terminal:
-            self._terminal.take_back(self.pid, killed=self.code < 0)
+            self._terminal.take_back(self.pid, killed=self._draws and self.code < 0)
         self.ended.set()
         return False
 
     async def stop_with_it(self) -> None:
         """Stop, now that it is stopped, and go on with it when the shell says so."""
-        if self._terminal is None or self.code is not None:
+        if self._terminal is None or self.code is not None or self.leaving:
             return
         self._terminal.take_back(self.pid)
         self._resumed = anyio.Event()
@@ -135,13 +145,17 @@ class Child:
         self.signal(signal.SIGKILL)
 
     def kill_now(self) -> int:
-        """End it by force, wait for that, and return how it ended."""
+        """End it by force, wait a little for that, and return how it ended; for any thread."""
         self.kill()
-        if self.code is None:
+        deadline = time.monotonic() + _REAP_SECONDS
+        while self.code is None and time.monotonic() < deadline:
             with suppress(ChildProcessError):
-                self.code = self._process.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            if self._terminal:
-                self._terminal.take_back(self.pid, killed=True)
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.code = self._process.returncode = os.waitstatus_to_exitcode(status)
+            time.sleep(_STEP_SECONDS)
+        if self._terminal:
+            self._terminal.take_back(self.pid, killed=self._draws)
         return 1 if self.code is None else self.code
 
 

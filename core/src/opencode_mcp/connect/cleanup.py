@@ -21,7 +21,7 @@ def cleanup() -> int:
         if problems:
             code = 1
         else:
-            slot.left_nothing = True
+            slot.keep = None
             print(f"{record.name}: nothing is left")
     return code
 

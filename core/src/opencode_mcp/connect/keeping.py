@@ -50,6 +50,8 @@ class Keeper:
         name: What `TRANSPORT` calls it.
         state: How it stands, in words.
         announced: Whether the instance is visible at present.
+        ever_announced: Whether it ever was.
+        problem: Why the last attempt failed, or empty.
         left: Why something of it may be left where it was announced, once it has ended; or empty.
     """
 
@@ -57,6 +59,8 @@ class Keeper:
         self.name = plugin.name
         self.state = "not announced yet"
         self.announced = False
+        self.ever_announced = False
+        self.problem = ""
         self.left = ""
         self._ending = False
         self._was_announced = False
@@ -71,7 +75,6 @@ class Keeper:
     async def run(self, endpoint: Endpoint) -> None:
         """Keep `endpoint` announced until cancelled; then it is withdrawn."""
         self._ending = self._was_announced = False
-        self.left = ""
         try:
             while True:
                 try:
@@ -111,7 +114,8 @@ class Keeper:
             async with anyio.create_task_group() as group:
                 await group.start(transport.announce, endpoint)
                 self._since = anyio.current_time()
-                self.announced = self._was_announced = True
+                self.announced = self._was_announced = self.ever_announced = True
+                self.left = ""
                 self._say("announced")
                 logger.info("Transport %s: %s is announced.", self.name, endpoint.name)
         except Exception as error:  # foreign code, as above
@@ -130,6 +134,7 @@ class Keeper:
         seconds = self._backoff.wait(anyio.current_time() - self._since if self.announced else 0.0)
         self.announced = False
         logger.warning("Transport %s: %s Next attempt in %.1f s.", self.name, why, seconds)
+        self.problem = why
         self._say(f"not announced: {why}")
         self._awake = anyio.Event()
         await anyio.sleep(_FIRST_SECONDS)

@@ -1,6 +1,7 @@
 """What is started, where it listens, and who may talk to it."""
 
 import dataclasses
+import ipaddress
 import os
 import random
 import secrets
@@ -81,7 +82,10 @@ def listening_address(wanted: Collection[str]) -> str:
 
 def is_loopback(address: str) -> bool:
     """Whether only this machine can reach a server that listens on `address`."""
-    return address in ("localhost", "::1") or address.startswith("127.")
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def local_url(address: str, port: int) -> str:

@@ -39,8 +39,11 @@ def bound_the_end(last: Callable[[], int]) -> None:
     """End this process in a few seconds, whatever still hangs then, with the code that `last` returns."""
 
     def strike() -> None:
-        code = last()
-        os._exit(code if code >= 0 else 128 - code)
+        code = 1
+        try:
+            code = last()
+        finally:
+            os._exit(code if code >= 0 else 128 - code)
 
     timer = threading.Timer(_BOUND_SECONDS, strike)
     timer.daemon = True

@@ -12,7 +12,7 @@ import anyio.to_thread
 from opencode_mcp.connect.listening import listening_user
 from opencode_mcp.connect.naming import printable
 from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, ProtocolError
-from opencode_mcp.opencode.probe import probe, project
+from opencode_mcp.opencode.probe import Health, probe, project
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Presence:
         self.url = url
         self.version = self.directory = ""
         self.answered = False
-        self.guarded = password is not None
+        self.guarded = False
         self.problem = f"{url} was not asked."
         self._username = username
         self._password = password
@@ -65,22 +65,23 @@ class Presence:
             failures = 0 if await self._answers(_PATIENCE_SECONDS) else failures + 1
 
     async def _answers(self, seconds: float) -> bool:
-        def ask() -> tuple[str, str]:
+        def ask() -> tuple[Health, str]:
             port = urlsplit(self.url).port or 0
-            if self._started_here and (uid := listening_user(port)) not in (None, os.geteuid()):
+            if self._started_here and (uid := listening_user(self.url)) not in (None, os.geteuid()):
                 raise ProtocolError(
                     f"Port {port} was taken by another user (uid {uid}) before OpenCode had it."
                 )
             asking: Any = {"seconds": seconds, "username": self._username, "password": self._password}
-            version, directory = probe(self.url, **asking), self.directory
+            health, directory = probe(self.url, **asking), self.directory
             if not (self._started_here or self.answered):
                 with suppress(OpenCodeMCPError):  # gateways will ask it themselves
                     directory = printable(project(self.url, **asking))
-            return version, directory
+            return health, directory
 
         try:
             with anyio.move_on_after(2 * seconds):
-                self.version, self.directory = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+                health, self.directory = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+                self.version, self.guarded = health
                 self.problem = ""
                 self.answered = True
                 return True

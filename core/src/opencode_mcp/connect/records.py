@@ -108,7 +108,8 @@ class Slot:
         name: The name.
         id: The id that goes with it, ever since it was used first.
         left: The record of a process that was killed while it held the name, or None.
-        left_nothing: Whether the record may go when the name is released: nothing is left to clean up.
+        keep: What the record says once the name is released; None if there is to be none.
+        written: What it says now, or None.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -118,7 +119,6 @@ class Slot:
             BlockingIOError: Another process holds it.
         """
         self.name = name
-        self.left_nothing = True
         stem = file_stem(name)
         self._path = directory / f"{stem}.json"
         self.log = directory / f"{stem}.log"
@@ -129,7 +129,7 @@ class Slot:
         except BaseException:
             os.close(self._lock)
             raise
-        self.left = _read(self._path)
+        self.left = self.keep = self.written = _read(self._path)
 
     def _remembered_id(self) -> str:
         known = os.pread(self._lock, 2 * _ID_LENGTH, 0).decode("ascii", "replace")
@@ -152,12 +152,15 @@ class Slot:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(content)
         beside.replace(self._path)
+        self.written = record
 
     def release(self) -> None:
         """Give the name back."""
-        if self.left_nothing:
-            with suppress(OSError):
+        with suppress(OSError):
+            if self.keep is None:
                 self._path.unlink(missing_ok=True)
+            elif self.keep != self.written:
+                self.write(self.keep)
         os.close(self._lock)
 
     def __enter__(self) -> Self:
@@ -219,7 +222,6 @@ def left_behind(directory: Path) -> Iterator[tuple[Slot, Record]]:
     """Yield the records of processes that were killed, each held while it is looked at."""
     for record in _records(directory):
         with suppress(BlockingIOError), Slot(directory, record.name) as slot:
-            slot.left_nothing = False
             if slot.left is not None:
                 yield slot, slot.left
 

@@ -65,7 +65,6 @@ def start(*, headless: bool, attach: str | None, port: int | None, passed_on: Se
     selection = select(settings.transport)
     directory = _working_directory()
     state = state_directory()
-    early = Early()
     address = listening_address(selection.addresses)
     password, made_up = password_for(LOOPBACK if attach is not None else address, settings, state)
     with _place(state, settings, selection, directory, port, attach) as (slot, endpoint, url):
@@ -77,6 +76,7 @@ def start(*, headless: bool, attach: str | None, port: int | None, passed_on: Se
             )
         sys.stderr.write(banner(slot.name, url, facts, str(directory), slot.log, made_up))
         sys.stderr.flush()
+        early = Early()
         interactive = attach is None and not headless
         _start_logging(slot.log, settings, on_stderr=not interactive)
         logger.info("%s at %s %s", slot.name, url, facts)
@@ -87,8 +87,6 @@ def start(*, headless: bool, attach: str | None, port: int | None, passed_on: Se
             arguments = [*program, *serve, *listen, *passed_on]
             terminal = Terminal.if_any()
             child = Child(arguments, environment_for(password), headless=headless, terminal=terminal)
-            # From now on it is the child's terminal; what goes to stderr does not stop us for that.
-            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         presence = Presence(
             url, username=settings.server_username, password=password, started_here=child is not None
         )
@@ -98,12 +96,15 @@ def start(*, headless: bool, attach: str | None, port: int | None, passed_on: Se
             presence=presence,
             transports=selection.transports,
             places=selection.places,
+            exposed=child is not None and not is_loopback(address),
             interactive=interactive,
         )
+        slot.keep = slot.written
         supervisor = _supervised(plan, child, early)
-        slot.left_nothing = supervisor.clean
-    if supervisor.problem:
-        sys.stderr.write(f"opencode-connected: {supervisor.problem} The log is {slot.log}\n")
+        if not supervisor.left:
+            slot.keep = None if supervisor.swept else slot.left
+    for remark in [supervisor.problem] if supervisor.problem else supervisor.remarks:
+        sys.stderr.write(f"opencode-connected: {remark} The log is {slot.log}\n")
     if child is None:
         told = supervisor.told
         raise SystemExit(1 if told is None else 0 if told == signal.SIGTERM else 128 + told)
@@ -166,7 +167,7 @@ def _attached(slot: Slot, url: str, selection: Selection) -> Endpoint:
         why = why.removeprefix("Value error, ")
         raise StartError(f"--attach {shown!r} cannot be used: it {why}.", 2) from None
     parts = urlsplit(endpoint.url)
-    if parts.scheme != "http" or parts.path:
+    if parts.scheme != "http" or parts.path or parts.port is None:
         raise StartError(f"--attach {shown!r} cannot be used: it must look like http://host:port.", 2)
     if not is_loopback(parts.hostname or "") and all(map(is_loopback, selection.addresses)):
         raise StartError(

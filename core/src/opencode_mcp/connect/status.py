@@ -68,9 +68,9 @@ async def _ask(record: Record, settings: ConnectSettings) -> Finding:
     asking = partial(probe, record.url, seconds=seconds, username=settings.server_username, password=password)
     try:
         with anyio.fail_after(3 * seconds):  # each step of it may take `seconds`
-            version = await anyio.to_thread.run_sync(asking, abandon_on_cancel=True)
+            health = await anyio.to_thread.run_sync(asking, abandon_on_cancel=True)
     except OpenCodeMCPError as error:
         return Finding(about="opencode", ok=False, detail=str(error))
     except TimeoutError:
         return Finding(about="opencode", ok=False, detail=f"{record.url} does not answer in time")
-    return Finding(about="opencode", ok=True, detail=f"{version} answers at {record.url}")
+    return Finding(about="opencode", ok=True, detail=f"{health.version} answers at {record.url}")

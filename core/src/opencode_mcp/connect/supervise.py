@@ -40,6 +40,7 @@ class Plan:
         presence: Where it answers.
         transports: The selected ones, with their settings.
         places: Where each of them announces, in its own words.
+        exposed: Whether the network can reach what was started here.
         interactive: Whether a person uses the OpenCode that runs here, so that it goes on if its port
             does not answer, and decides itself what a Ctrl-C means.
     """
@@ -49,6 +50,7 @@ class Plan:
     presence: Presence
     transports: Sequence[tuple[TransportPlugin[Any], Settings]]
     places: Mapping[str, str]
+    exposed: bool
     interactive: bool
 
 
@@ -77,9 +79,29 @@ class Supervisor:
         self.told: int | None = None
 
     @property
-    def clean(self) -> bool:
-        """Whether nothing is left of what was announced."""
-        return not any(keeper.left for keeper in self._keepers)
+    def left(self) -> bool:
+        """Whether something of ours could not be withdrawn."""
+        return any(keeper.left for keeper in self._keepers)
+
+    @property
+    def swept(self) -> bool:
+        """Whether all is gone that a killed process before us may have left under this name."""
+        left = self._plan.slot.left
+        announced = {keeper.name for keeper in self._keepers if keeper.ever_announced}
+        return left is None or all(
+            name in announced and self._plan.places[name] == place for name, place in left.places.items()
+        )
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What a person has to know who could not be told before, because OpenCode had the terminal."""
+        if not self._plan.interactive:
+            return ()
+        return [
+            f"transport {keeper.name}: {keeper.left or keeper.problem}"
+            for keeper in self._keepers
+            if keeper.left or (keeper.problem and not keeper.ever_announced)
+        ]
 
     async def run(self) -> None:
         """Stay until OpenCode ends or a signal comes; then withdraw everything and end OpenCode."""
@@ -103,6 +125,7 @@ class Supervisor:
             keeper.ending()
         bound_the_end(self._child.kill_now if self._child is not None else lambda: 1)
         if self._child is not None:
+            self._child.leaving = True
             self._group.start_soon(self._child.end, number)
         self._work.cancel()
 
@@ -152,6 +175,13 @@ class Supervisor:
         while True:
             await self._appears()
             endpoint = self._endpoint()
+            self._changed()
+            if self._plan.exposed and not self._plan.presence.guarded:
+                self.problem = (
+                    "OpenCode listens on the network and asks for no password, though it was given one: "
+                    "so it was ended. See whether OPENCODE_MCP_COMMAND passes OPENCODE_SERVER_PASSWORD on."
+                )
+                self.leave(self.problem)
             async with anyio.create_task_group() as group:
                 for keeper in self._keepers:
                     group.start_soon(keeper.run, endpoint)
@@ -195,7 +225,11 @@ class Supervisor:
             plan = self._plan
             states = {keeper.name: keeper.state for keeper in self._keepers}
             record = Record.of(
-                plan.endpoint, url=plan.presence.url, log=plan.slot.log, places=plan.places, transports=states
+                self._endpoint(),
+                url=plan.presence.url,
+                log=plan.slot.log,
+                places=plan.places,
+                transports=states,
             )
             try:
                 await anyio.to_thread.run_sync(plan.slot.write, record)

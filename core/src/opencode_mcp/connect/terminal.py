@@ -7,6 +7,7 @@ signals (Ctrl-C, Ctrl-Z, a new size) reach it alone.
 import os
 import signal
 import termios
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
@@ -66,6 +67,10 @@ class Terminal:
             if killed:
                 os.write(self._fd, _BACK_TO_NORMAL)
 
+    def reclaim(self) -> None:
+        """Take the terminal back from a process that was to have it, and never ran."""
+        self._put(os.getpgrp())
+
     def give_to_new_process(self) -> None:
         """Put the calling process into the foreground, one that was just forked and leads a group."""
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -81,6 +86,9 @@ class Terminal:
 @contextmanager
 def _background_output() -> Generator[None]:
     """Let us use the terminal although we are in the background."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # by then the signal is ignored for good, and nobody else may change that
+        return
     before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     try:
         yield

@@ -8,7 +8,7 @@ import http.client
 import json
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from opencode_mcp.errors import CredentialsError, ProtocolError, UnreachableError
@@ -18,8 +18,15 @@ from opencode_mcp.text import clean_line
 _BODY_BYTES = 64 * 1024
 
 
-def probe(url: str, *, seconds: float, username: str = "", password: str | None = None) -> str:
-    """Return the version of the OpenCode 1.x server at `url`. It blocks.
+class Health(NamedTuple):
+    """What a server says of itself: its version, and whether it asked for the password."""
+
+    version: str
+    guarded: bool
+
+
+def probe(url: str, *, seconds: float, username: str = "", password: str | None = None) -> Health:
+    """Ask the OpenCode 1.x server at `url` for its health. It blocks.
 
     The password is held back until the server asks for it the way OpenCode does.
 
@@ -34,13 +41,13 @@ def probe(url: str, *, seconds: float, username: str = "", password: str | None 
         CredentialsError: It wants a password, and another one than this.
         ProtocolError: Something else answers.
     """
-    status, health = _ask(url, "/global/health", seconds, username, password)
+    status, health, guarded = _ask(url, "/global/health", seconds, username, password)
     if not (version := text(health, "version")):
         raise ProtocolError(
             f"What answers at {url} is not an OpenCode 1.x server (status {status}). If it is an older one, "
             "update it: opencode upgrade"
         )
-    return clean_line(version, 40)
+    return Health(clean_line(version, 40), guarded)
 
 
 def project(url: str, *, seconds: float, username: str = "", password: str | None = None) -> str:
@@ -51,17 +58,18 @@ def project(url: str, *, seconds: float, username: str = "", password: str | Non
     return text(_ask(url, "/path", seconds, username, password)[1], "directory")
 
 
-def _ask(url: str, path: str, seconds: float, username: str, password: str | None) -> tuple[int, Any]:
+def _ask(url: str, path: str, seconds: float, username: str, password: str | None) -> tuple[int, Any, bool]:
     status, asks, content = _get(url, path, seconds, {})
-    if status == http.client.UNAUTHORIZED and asks == REALM and password is not None:
+    guarded = status == http.client.UNAUTHORIZED and asks == REALM
+    if guarded and password is not None:
         secret = base64.b64encode(f"{username}:{password}".encode()).decode()
         status, asks, content = _get(url, path, seconds, {"authorization": f"Basic {secret}"})
     if status == http.client.UNAUTHORIZED and asks == REALM:
         raise CredentialsError(f"The OpenCode at {url} wants another password: set OPENCODE_SERVER_PASSWORD.")
     try:
-        return status, json.loads(content) if status == http.client.OK else None
+        return status, json.loads(content) if status == http.client.OK else None, guarded
     except (ValueError, RecursionError):
-        return status, None
+        return status, None, guarded
 
 
 def _get(url: str, path: str, seconds: float, headers: Mapping[str, str]) -> tuple[int, str, bytes]:

@@ -3,6 +3,8 @@
 import logging
 from datetime import UTC, datetime
 
+import anyio
+
 from opencode_mcp import Endpoint, TransportError, clean_line
 from opencode_mcp_local_relay.registration import file_names, serialise, stem_of
 from opencode_mcp_local_relay.relay import Relay
@@ -12,6 +14,7 @@ from opencode_mcp_local_relay.ssh import EndedError
 logger = logging.getLogger(__name__)
 
 _WITHDRAW_SECONDS = 1.0
+_REFUSED_SECONDS = 600.0
 
 
 class Entry:
@@ -41,11 +44,14 @@ class Entry:
             return
         mend = "Set GatewayPorts to `no` or `clientspecified` in the sshd_config of the relay"
         if self._endpoint.labels.get("auth") != "basic":
-            raise TransportError(
+            why = (
                 f"The relay opens port {port} to the network, not only to itself, because of GatewayPorts in "
                 f"its sshd. {self._endpoint.name} asks for no password, so everybody who reaches the relay "
                 f"could run commands on this machine. {mend}, or set OPENCODE_SERVER_PASSWORD here."
             )
+            # Each further attempt would open the port again, for a moment.
+            self._remembered.refused = why, anyio.current_time() + _REFUSED_SECONDS
+            raise TransportError(why)
         if not self._remembered.told_exposed:
             self._remembered.told_exposed = True
             logger.warning(

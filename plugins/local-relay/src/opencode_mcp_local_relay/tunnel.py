@@ -102,6 +102,9 @@ class Tunnel:
             raise
 
     async def _keep(self, task_status: "TaskStatus[None]") -> None:
+        why, until = self._remembered.refused
+        if anyio.current_time() < until and self._endpoint.labels.get("auth") != "basic":
+            raise TransportError(why)
         for _ in range(_LOGINS):
             soonest = anyio.current_time() + _BETWEEN_LOGINS_SECONDS
             socket = await self._socket()
