@@ -104,7 +104,7 @@ threading.Event().wait()
 """
     with in_a_terminal(code) as (_, fd):
         said = read_all(fd)
-    assert said.split()[-3:] == ["ended", "-9", "True"]
+    assert said.rpartition("\x1b[0m")[2].split() == ["ended", "-9", "True"]
 
 
 def test_the_terminal_stays_ours_if_the_program_does_not_run(tmp_path: Path) -> None:
