@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import anyio
@@ -12,7 +12,6 @@ from opencode_mcp.connect.launch import known_password
 from opencode_mcp.connect.places import state_directory
 from opencode_mcp.connect.records import running
 from opencode_mcp.connect.report import endpoint_of, opened, sentence
-from opencode_mcp.errors import OpenCodeMCPError
 from opencode_mcp.fleet.policies import Policies
 from opencode_mcp.model import Endpoint, Route, Session
 from opencode_mcp.opencode.detect import detect
@@ -99,21 +98,20 @@ class _Asking:
 
     async def _ask(self, one: _Found, registry: Transport | None) -> None:
         direct = nullcontext(Route(base_url=one.endpoint.url))
+        auth = self._policies.authenticate(one.endpoint)
+        seconds = self._settings.health_check_timeout_ms / 1000
         try:
-            async with self._limit, AsyncExitStack() as stack:
+            async with self._limit:
                 with anyio.fail_after(_LOOK_SECONDS):
                     way = registry.connect(one.endpoint) if registry is not None else direct
-                    route = await stack.enter_async_context(way)
-                    auth = self._policies.authenticate(one.endpoint)
-                    seconds = self._settings.health_check_timeout_ms / 1000
-                    http = await stack.enter_async_context(Http(route, seconds=seconds, auth=auth))
-                    api = await detect(http)
-                    one.version = api.version
-                    one.sessions = await api.sessions()
+                    async with way as route, Http(route, seconds=seconds, auth=auth) as http:
+                        api = await detect(http)
+                        one.version = api.version
+                        one.sessions = await api.sessions()
         except TimeoutError:
             one.problem = f"no answer within {_LOOK_SECONDS:g} s"
-        except OpenCodeMCPError as error:
-            one.problem = str(error)
+        except Exception as error:  # foreign code, as above
+            one.problem = sentence(error)
 
 
 def _print(line: str) -> None:
