@@ -1,5 +1,7 @@
 """Starts that fail: one clear message with a code that is not zero, and nothing announced or left running."""
 
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -115,6 +117,24 @@ def test_a_registry_that_cannot_be_used_stops_nothing_and_is_tried_again(connect
         connected.registry.unlink()
         assert connected.registration()["version"] == "1.18.33"
         assert started.process.poll() is None
+
+
+def test_who_used_the_terminal_is_told_afterwards_that_nothing_was_announced(connected: Connected) -> None:
+    connected.registry.touch()  # a file, where a directory should be
+    with connected.started() as started:
+        eventually(lambda: "Next attempt in" in connected.logs())
+        assert "transport local-relay" not in started.said
+        os.kill(connected.run()["pid"], signal.SIGUSR1)
+        assert started.code() == 0
+    [line] = [line for line in started.said.splitlines() if "transport local-relay: " in line]
+    assert str(connected.registry) in line
+    assert f"The log is {connected.state}" in line
+
+
+def test_who_used_the_terminal_is_told_of_an_opencode_that_did_not_start(connected: Connected) -> None:
+    outcome = connected(LIGHT_DOES="exit=3")
+    assert outcome.code == 3
+    assert "OpenCode ended (code 3) before its port answered: nothing was announced." in outcome.err
 
 
 @pytest.mark.parametrize(

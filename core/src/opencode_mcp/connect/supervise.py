@@ -181,7 +181,7 @@ class Supervisor:
                     "OpenCode listens on the network and asks for no password, though it was given one: "
                     "so it was ended. See whether OPENCODE_MCP_COMMAND passes OPENCODE_SERVER_PASSWORD on."
                 )
-                self.leave(self.problem)
+                return self.leave(self.problem)
             async with anyio.create_task_group() as group:
                 for keeper in self._keepers:
                     group.start_soon(keeper.run, endpoint)
@@ -201,7 +201,7 @@ class Supervisor:
             return
         self.problem = f"Nothing is announced, since for {seconds:g} s {presence.problem}"
         if not self._plan.interactive:
-            self.leave(self.problem, signal.SIGTERM)
+            self.leave(self.problem)
         else:
             logger.error("%s It is asked further.", self.problem)
         await presence.appears()
