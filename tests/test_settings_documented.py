@@ -13,11 +13,16 @@ import pytest
 from opencode_mcp import Settings
 from opencode_mcp.settings import ConnectSettings, documented
 from opencode_mcp_local_relay import LocalRelaySettings
+from opencode_mcp_mdns import MDnsSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / ".env.example"
 PAGE = ROOT / "docs/configuration.md"
-MODELS: list[type[Settings]] = [ConnectSettings, LocalRelaySettings]  # the former holds those of core as well
+MODELS: list[type[Settings]] = [
+    ConnectSettings,
+    LocalRelaySettings,
+    MDnsSettings,
+]  # the first holds those of core as well
 DOCUMENTED = [documented(field) for model in MODELS for field in model.model_fields.values()]
 VARIABLES = [one.variable for one in DOCUMENTED]
 

@@ -4,27 +4,19 @@ import logging
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from opencode_mcp.connect import logs
 from opencode_mcp.connect.logs import start_logging
+from support.logs import logging_as_before
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
-    root.handlers = []  # basicConfig(force=True) closes those it finds
-    yield
-    for handler in root.handlers:
-        with suppress(OSError):  # it tries to write what could not be written
-            handler.close()
-    logging.captureWarnings(capture=False)
-    root.handlers, logging.raiseExceptions = handlers, raising
-    root.setLevel(level)
+def as_before() -> Iterator[None]:
+    with logging_as_before():
+        yield
 
 
 def test_it_is_for_the_user_only_and_says_when_and_who(tmp_path: Path) -> None:

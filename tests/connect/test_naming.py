@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from opencode_mcp import Endpoint
-from opencode_mcp.connect.naming import instance_name, numbered, printable
-from opencode_mcp.connect.places import file_stem, state_directory
+from opencode_mcp.connect.naming import instance_name, numbered
 from opencode_mcp.errors import StartError
+from opencode_mcp.state.places import file_stem, state_directory
+from opencode_mcp.text import printable
 
 
 @pytest.fixture(autouse=True)

@@ -2,50 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 import anyio.to_thread
 import pytest
-from anyio.abc import SocketStream
 
 from opencode_mcp.connect import presence as presences
 from opencode_mcp.connect.presence import Presence
 from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, ProtocolError, UnreachableError
 from opencode_mcp.opencode.probe import Health, probe
 from opencode_mcp.testing import FakeOpenCode
+from support.answering import answering
 from support.real_opencode import VERSION, free_port
 
 pytestmark = pytest.mark.anyio
 
 HEALTHY = b'HTTP/1.1 200 OK\r\ncontent-length: 37\r\n\r\n{"healthy":true,"version":"1.18.33"} '
-
-
-@asynccontextmanager
-async def answering(
-    answer: bytes, *, hold: bool = False, heard: list[bytes] | None = None
-) -> AsyncGenerator[str]:
-    """Answer every connection with the same bytes; what it asked goes to `heard`."""
-
-    async def serve(stream: SocketStream) -> None:
-        async with stream:
-            try:
-                request = await stream.receive()
-                if heard is not None:
-                    heard.append(request)
-                await stream.send(answer)
-                if hold:
-                    await anyio.sleep_forever()
-            except (anyio.BrokenResourceError, anyio.EndOfStream):
-                return
-
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        async with anyio.create_task_group() as group:
-            group.start_soon(listener.serve, serve)
-            yield f"http://127.0.0.1:{port}"
-            group.cancel_scope.cancel()
 
 
 async def asked(url: str, *, seconds: float = 5, password: str | None = None) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from opencode_mcp import Endpoint
-from opencode_mcp.connect.records import Record, Slot, claim, left_behind, running
+from opencode_mcp.connect.slots import Slot, claim, left_behind
 from opencode_mcp.errors import StartError
+from opencode_mcp.state.records import Record, running
 
 
 def record_of(slot: Slot, **changes: Any) -> Record:

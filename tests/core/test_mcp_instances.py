@@ -26,6 +26,7 @@ async def test_an_instance_is_shown_with_machine_project_version_and_state(mode:
             "status": "online",
             "activity": "idle",
             "host": "laptop",
+            "identity": "",
             "directory": "/srv/shop",
             "version": "1.18.33",
             "session": "Fix the login",

@@ -1,9 +1,17 @@
 """The public contract of opencode-mcp: everything a plugin author imports, and nothing else."""
 
-from opencode_mcp.errors import OpenCodeMCPError, SettingsError, TransportError
+from opencode_mcp.errors import (
+    OpenCodeMCPError,
+    ProtocolError,
+    SettingsError,
+    TransportError,
+    UnreachableError,
+)
 from opencode_mcp.hookspecs import hookimpl
 from opencode_mcp.model import Activity, Endpoint, Finding, Instance, Rejection, Route, Session, Status
+from opencode_mcp.opencode.recognise import Recognised, recognise
 from opencode_mcp.settings import Settings, variable
+from opencode_mcp.state.announced import announced_here
 from opencode_mcp.text import clean_line, clean_text
 from opencode_mcp.transport import (
     CONTRACT_VERSION,
@@ -23,7 +31,9 @@ __all__ = [
     "Finding",
     "Instance",
     "OpenCodeMCPError",
+    "ProtocolError",
     "Publish",
+    "Recognised",
     "Rejection",
     "Route",
     "Session",
@@ -33,8 +43,11 @@ __all__ = [
     "Transport",
     "TransportError",
     "TransportPlugin",
+    "UnreachableError",
+    "announced_here",
     "clean_line",
     "clean_text",
     "hookimpl",
+    "recognise",
     "variable",
 ]

@@ -32,7 +32,15 @@ class LocalError(OpenCodeMCPError):
 
 
 class CredentialsError(OpenCodeMCPError):
-    """An instance wants credentials that we do not have, or refuses those we have."""
+    """An instance wants credentials that we do not have, or refuses those we have.
+
+    Attributes:
+        as_opencode: Whether they are asked for the way OpenCode does, not by something in front of it.
+    """
+
+    def __init__(self, message: str, *, as_opencode: bool = False) -> None:
+        super().__init__(message)
+        self.as_opencode = as_opencode
 
 
 class ProtocolError(OpenCodeMCPError):

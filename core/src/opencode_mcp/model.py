@@ -21,7 +21,7 @@ def _safe(value: str) -> str:
     return value
 
 
-def _server_url(value: str) -> str:
+def server_url(value: str) -> str:
     """Check for `http(s)://host[:port]`: no credentials, no query, nothing that could carry a secret."""
     _safe(value)
     wanted = "must look like http://host:port, with a port from 1 to 65535"
@@ -56,7 +56,8 @@ class Endpoint(BaseModel):
         url: `http://host:port`, without credentials.
         hostname: The machine it runs on, as far as the transport knows.
         directory: The project it serves, as far as the transport knows.
-        labels: At most 32 facts to show, of at most 1024 characters; never a secret.
+        labels: At most 32 facts to show, of at most 1024 characters; never a secret. `identity`, how its
+            transport made sure whose it is, for example `verified`, is shown in lists.
         vouched: Whether the transport stands for it being the user's own server. Only then is
             `OPENCODE_SERVER_PASSWORD` sent there; a plugin's `auth` hook decides for itself.
     """
@@ -65,7 +66,7 @@ class Endpoint(BaseModel):
 
     id: Annotated[_Line, Field(min_length=1, max_length=512)]
     name: Annotated[_Line, Field(min_length=1, max_length=200, pattern=r"\S")]
-    url: Annotated[str, Field(max_length=2048), AfterValidator(_server_url)]
+    url: Annotated[str, Field(max_length=2048), AfterValidator(server_url)]
     hostname: Annotated[_Line, Field(max_length=255)] = ""
     directory: Annotated[_Line, Field(max_length=4096)] = ""
     labels: Mapping[_Label, _Label] = Field(default_factory=dict[str, str], max_length=32)

@@ -8,6 +8,7 @@ from typing import Any
 
 from opencode_mcp.errors import SettingsError
 from opencode_mcp.fleet import Fleet
+from opencode_mcp.logformat import SafeFormatter
 from opencode_mcp.plugins import Plugins
 from opencode_mcp.settings import CoreSettings, Settings, read_settings
 from opencode_mcp.transport import TransportPlugin
@@ -15,9 +16,9 @@ from opencode_mcp.transport import TransportPlugin
 
 def start_logging(settings: CoreSettings) -> None:
     """Log to stderr: stdout belongs to MCP, or to what was asked for."""
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
 
 

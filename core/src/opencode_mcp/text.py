@@ -33,6 +33,11 @@ def clean_path(path: str, limit: int = 4096) -> str:
     return clean_line(path, limit) if len(path) > limit or has_unsafe(path) else path
 
 
+def printable(path: str, limit: int = 4096) -> str:
+    """Return `path` if an endpoint can say it as it is, or nothing: a path that was changed is another."""
+    return "" if len(path) > limit or has_unsafe(path) else path
+
+
 def clean_text(text: str, limit: int | None = None) -> str:
     """Make `text` of several lines safe: line feeds and tabs stay, at most `limit` characters."""
     if limit is not None and len(text) > limit:

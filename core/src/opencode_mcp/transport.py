@@ -38,11 +38,13 @@ class Transport(ABC):
             looks again that often as a safety net.
         forget_after_seconds: After how long without one success core calls `forget`; None for never.
         invitation: A sentence or two on how to put an instance on this transport, for an empty list.
+        vouching: A sentence on how the user makes it vouch for an instance, for one that wants a password.
     """
 
     rescan_seconds: float = 30.0
     forget_after_seconds: float | None = None
     invitation: str = ""
+    vouching: str = ""
 
     @abstractmethod
     async def discover(self) -> Sequence[Endpoint]:

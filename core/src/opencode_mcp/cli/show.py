@@ -28,7 +28,7 @@ def instances(data: dict[str, Any]) -> None:
             table.add_row(
                 Text(row["name"], "bold"),
                 Text(state, _STYLES.get(state, "red")),
-                Text(row["host"]),
+                Text(f"{row['host']} ({row['identity']})" if row["identity"] else row["host"]),
                 Text(row["directory"]),
                 Text(about or row["session"] or row["detail"]),
                 Text(row["version"]),

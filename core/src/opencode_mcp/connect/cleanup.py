@@ -2,9 +2,10 @@
 
 import anyio
 
-from opencode_mcp.connect.places import state_directory
-from opencode_mcp.connect.records import Record, left_behind
 from opencode_mcp.connect.report import endpoint_of, opened, sentence
+from opencode_mcp.connect.slots import left_behind
+from opencode_mcp.state.places import state_directory
+from opencode_mcp.state.records import Record
 
 _SECONDS = 30.0
 

@@ -7,6 +7,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal
 
+from opencode_mcp.logformat import SafeFormatter
+
 _BYTES = 1024 * 1024
 _KEPT = 3
 
@@ -28,12 +30,12 @@ def start_logging(
         OSError: If the file cannot be written.
     """
     file = _Private(path, maxBytes=_BYTES, backupCount=_KEPT)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers: list[logging.Handler] = [file]
     if on_stderr:
         terminal = logging.StreamHandler()
         terminal.setLevel(level)
-        terminal.setFormatter(logging.Formatter("opencode-connected: %(message)s"))
+        terminal.setFormatter(SafeFormatter("opencode-connected: %(message)s"))
         handlers.append(terminal)
     logging.basicConfig(level="DEBUG" if level == "DEBUG" else "INFO", handlers=handlers, force=True)
     logging.raiseExceptions = False  # a full disk must not print into what OpenCode draws

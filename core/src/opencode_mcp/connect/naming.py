@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from opencode_mcp.text import clean_line, has_unsafe
+from opencode_mcp.text import clean_line
 
 _LIMIT = 190
 
@@ -21,8 +21,3 @@ def numbered(name: str) -> Iterator[str]:
     yield name
     for number in count(2):
         yield f"{name}-{number}"
-
-
-def printable(path: str) -> str:
-    """Return the path if an endpoint can say it, or nothing: then gateways ask OpenCode itself."""
-    return "" if has_unsafe(path) or len(path) > 4096 else path

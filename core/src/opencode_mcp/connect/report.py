@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from opencode_mcp.connect.records import Record
 from opencode_mcp.connect.selection import select
 from opencode_mcp.errors import StartError, ours
 from opencode_mcp.model import Endpoint
+from opencode_mcp.state.records import Record
 from opencode_mcp.text import clean_line
 from opencode_mcp.transport import Transport
 

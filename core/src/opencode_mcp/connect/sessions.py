@@ -9,8 +9,6 @@ import anyio
 from pydantic import SecretStr
 
 from opencode_mcp.connect.launch import known_password
-from opencode_mcp.connect.places import state_directory
-from opencode_mcp.connect.records import running
 from opencode_mcp.connect.report import endpoint_of, opened, sentence
 from opencode_mcp.fleet.policies import Policies
 from opencode_mcp.model import Endpoint, Route, Session
@@ -18,6 +16,8 @@ from opencode_mcp.opencode.detect import detect
 from opencode_mcp.opencode.http import Http
 from opencode_mcp.plugins import Plugins
 from opencode_mcp.settings import CoreSettings, read_settings
+from opencode_mcp.state.places import state_directory
+from opencode_mcp.state.records import running
 from opencode_mcp.text import clean_line
 from opencode_mcp.transport import Transport
 

@@ -29,17 +29,18 @@ from opencode_mcp.connect.launch import (
 )
 from opencode_mcp.connect.leaving import Early, end_as
 from opencode_mcp.connect.logs import start_logging
-from opencode_mcp.connect.naming import instance_name, printable
-from opencode_mcp.connect.places import state_directory
+from opencode_mcp.connect.naming import instance_name
 from opencode_mcp.connect.presence import Presence
-from opencode_mcp.connect.records import Record, Slot, claim, one_at_a_time, running
 from opencode_mcp.connect.selection import Selection, select
+from opencode_mcp.connect.slots import Slot, claim, one_at_a_time
 from opencode_mcp.connect.supervise import Plan, Supervisor
 from opencode_mcp.connect.terminal import Terminal
 from opencode_mcp.errors import StartError
 from opencode_mcp.model import Endpoint
 from opencode_mcp.settings import ConnectSettings, read_settings
-from opencode_mcp.text import clean_line
+from opencode_mcp.state.places import state_directory
+from opencode_mcp.state.records import Record, running
+from opencode_mcp.text import clean_line, printable
 from opencode_mcp.transport import LOOPBACK
 
 logger = logging.getLogger(__name__)

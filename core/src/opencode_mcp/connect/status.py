@@ -8,13 +8,14 @@ import anyio
 import anyio.to_thread
 
 from opencode_mcp.connect.launch import known_password
-from opencode_mcp.connect.places import state_directory
-from opencode_mcp.connect.records import Record, left_behind, running
 from opencode_mcp.connect.report import endpoint_of, opened, sentence, show
+from opencode_mcp.connect.slots import left_behind
 from opencode_mcp.errors import OpenCodeMCPError
 from opencode_mcp.model import Finding
 from opencode_mcp.opencode.probe import probe
 from opencode_mcp.settings import ConnectSettings, read_settings
+from opencode_mcp.state.places import state_directory
+from opencode_mcp.state.records import Record, running
 
 _LOOK_SECONDS = 30.0
 _MARKS = {True: "ok", False: "FAILED", None: "?"}

@@ -16,9 +16,10 @@ from opencode_mcp.connect.clock import watch_clock
 from opencode_mcp.connect.keeping import Keeper
 from opencode_mcp.connect.leaving import ENDING, Early, bound_the_end, parent_gone
 from opencode_mcp.connect.presence import Presence
-from opencode_mcp.connect.records import Record, Slot
+from opencode_mcp.connect.slots import Slot
 from opencode_mcp.model import Endpoint
 from opencode_mcp.settings import Settings
+from opencode_mcp.state.records import Record
 from opencode_mcp.transport import TransportPlugin
 
 logger = logging.getLogger(__name__)

@@ -31,6 +31,7 @@ def _row(monitor: Monitor) -> dict[str, Any]:
         "status": instance.status.value,
         "activity": instance.activity.value if instance.activity else None,
         "host": instance.endpoint.hostname,
+        "identity": instance.endpoint.labels.get("identity", ""),
         "directory": instance.directory,
         "version": instance.version,
         "session": instance.session.title if instance.session else "",
@@ -54,6 +55,8 @@ def _line(row: dict[str, Any]) -> str:
     place = ":".join(filter(None, (row["host"], row["directory"])))
     if place:
         parts.append(place)
+    if row["identity"]:
+        parts.append(row["identity"])
     if row["session"]:
         parts.append(f'"{row["session"]}"')
     if row["waiting_for"]:

@@ -19,6 +19,7 @@ class InstanceRow(BaseModel):
     status: Literal["connecting", "online", "needs credentials", "unreachable", "offline"]
     activity: Literal["idle", "busy"] | None = Field(description="null while unknown")
     host: str = Field(description="The machine it runs on")
+    identity: str = Field(description="How it was made sure whose it is; empty if nobody asked for that")
     directory: str = Field(description="The project it works on")
     version: str = Field(description="OpenCode's version")
     session: str = Field(description="Title of the session at work, or used last")

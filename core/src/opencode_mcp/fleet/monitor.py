@@ -5,7 +5,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 
 import anyio
@@ -21,7 +21,7 @@ from opencode_mcp.model import Endpoint, Instance, Route, Status
 from opencode_mcp.opencode.api import Event, OpenCode, Snapshot
 from opencode_mcp.opencode.detect import detect
 from opencode_mcp.opencode.http import Http
-from opencode_mcp.text import clean_path
+from opencode_mcp.text import clean_line, clean_path
 from opencode_mcp.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class Monitor:
         if isinstance(failure, CredentialsError) and not self._endpoint.vouched:
             failure = CredentialsError(
                 "It wants a password. Its transport does not vouch for it, so OPENCODE_SERVER_PASSWORD "
-                "is not sent there; a plugin's auth hook can give one."
+                f"is not sent there. {self._how_to_vouch()}"
             )
         self._stocked = False
         wait = self._health.failed(failure, lasted=time.monotonic() - began)
@@ -245,6 +245,12 @@ class Monitor:
             self._cuts = self._cuts + 1 if time.monotonic() - began < self._pace.stable else 0
             raise
         self._cuts = 0
+
+    def _how_to_vouch(self) -> str:
+        told = ""
+        with suppress(Exception):  # foreign code
+            told = clean_line(self._transport().vouching, 300)
+        return told or "A plugin's auth hook can give one."
 
     def _foreign(self, error: Exception) -> LocalError:
         """Report a failure of the transport's code. Its words may hold a secret, so they stay in the log."""

@@ -198,6 +198,10 @@ class OpenCode(Protocol):
         """Return if the server answers as itself."""
         ...
 
+    async def directory(self) -> str:
+        """Return the directory of the server's own project; empty if it does not say."""
+        ...
+
     async def snapshot(self, directories: Collection[str] = ()) -> Snapshot:
         """Take stock of the server's own project, and of what is busy in further `directories`."""
         ...

@@ -43,6 +43,12 @@ def _no_tls() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """The context for HTTPS, one for all: making one takes some 20 ms, and the event loop waits for it."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 def warm_up() -> None:
     """Import what httpx2 imports with its first client, some 60 ms; it blocks, so call it from a thread."""
     httpx2.AsyncHTTPTransport(verify=_no_tls())
@@ -72,7 +78,7 @@ class Http:
             base_url=route.base_url,
             headers={**route.headers, "accept-encoding": "identity"},
             transport=route.transport,
-            verify=True if route.base_url.lower().startswith("https:") else _no_tls(),
+            verify=_tls() if route.base_url.lower().startswith("https:") else _no_tls(),
             trust_env=False,
             follow_redirects=False,
             timeout=None,  # every request has one bound over all its steps instead
@@ -170,7 +176,8 @@ class Http:
                 "It refuses our user name and password: check OPENCODE_SERVER_USERNAME and "
                 "OPENCODE_SERVER_PASSWORD."
                 if self._authenticating
-                else "It wants a password: set OPENCODE_SERVER_PASSWORD."
+                else "It wants a password: set OPENCODE_SERVER_PASSWORD.",
+                as_opencode=response.headers.get("www-authenticate") == REALM,
             )
         if status == _FORBIDDEN:
             raise CredentialsError(f"It refuses us: HTTP status {status}.")

@@ -40,9 +40,13 @@ class V1:
         """Ask for `/global/health`."""
         await self._http.get("/global/health", max_bytes=64 * 1024)
 
+    async def directory(self) -> str:
+        """Ask for `/path`."""
+        return text(await self._http.get("/path", max_bytes=64 * 1024), "directory")
+
     async def snapshot(self, directories: Collection[str] = ()) -> Snapshot:
         """Take stock; status, permissions and questions are asked for each directory, as 1.x wants it."""
-        directory = text(await self._http.get("/path"), "directory")
+        directory = await self.directory()
         sessions = await self._list(_SESSIONS_SHOWN)
         busy, requests = await self._open_work(directory)
         for place in directories:

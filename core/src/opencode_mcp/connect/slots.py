@@ -1,7 +1,7 @@
-"""Who is running: one record for each instance of this user on this machine, held by a lock.
+"""Names that this machine's instances hold, each by a lock, with a record of who holds it.
 
-The kernel releases the lock however the process ends, so a record whose lock is free was left behind. The
-lock's own file stays: it remembers the instance's id, which a later start under the same name takes up again.
+The kernel releases the lock however the process ends. The lock's own file stays: it remembers the instance's
+id, which a later start under the same name takes up again.
 """
 
 import dataclasses
@@ -9,96 +9,21 @@ import fcntl
 import json
 import os
 import secrets
-import socket
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self
 
 from opencode_mcp.connect.naming import numbered
-from opencode_mcp.connect.places import file_stem
 from opencode_mcp.errors import StartError
-from opencode_mcp.model import Endpoint
+from opencode_mcp.state.places import file_stem
+from opencode_mcp.state.records import Record, read, records
 
-_SIZE_LIMIT = 64 * 1024
 _ID_LENGTH = 32
 _LOCK_SECONDS = 5.0
 _LOCK_STEP_SECONDS = 0.01
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_STARTED = datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Record:
-    """What is known of an instance.
-
-    Attributes:
-        id: Its id on every transport.
-        name: Its name.
-        pid: The process that announces it.
-        url: Where it listens.
-        directory: Its project; empty if that is no printable path.
-        started: When, ISO 8601.
-        log: The path of its log.
-        machine: The host that it runs on; several may share the state directory.
-        places: By transport, where it announces, as `Announcing.place` says it.
-        transports: By transport, how announcing it stands, in words.
-    """
-
-    id: str
-    name: str
-    pid: int
-    url: str
-    directory: str
-    started: str
-    log: str
-    machine: str
-    places: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
-    transports: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
-
-    @classmethod
-    def of(
-        cls,
-        endpoint: Endpoint,
-        *,
-        url: str,
-        log: Path,
-        places: Mapping[str, str],
-        transports: Mapping[str, str] | None = None,
-    ) -> "Record":
-        """Make the record of an instance that this process announces."""
-        return cls(
-            id=endpoint.id,
-            name=endpoint.name,
-            pid=os.getpid(),
-            url=url,
-            directory=endpoint.directory,
-            started=_STARTED,
-            log=str(log),
-            machine=socket.gethostname(),
-            places=places,
-            transports=transports or {},
-        )
-
-    @classmethod
-    def parse(cls, content: str) -> "Record":
-        """Read what `Slot.write` wrote.
-
-        Raises:
-            ValueError: If it is something else.
-        """
-        found: Any = json.loads(content)
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        if not isinstance(found, dict) or set(cast("dict[str, Any]", found)) != set(fields):
-            raise ValueError("not a record")
-        values = cast("dict[str, Any]", found)
-        for name, value in values.items():
-            wanted = {"pid": int, "places": dict, "transports": dict}.get(name, str)
-            if type(value) is not wanted:
-                raise ValueError(f"{name} is not as it should be")
-        return cls(**values)
 
 
 class Slot:
@@ -129,7 +54,7 @@ class Slot:
         except BaseException:
             os.close(self._lock)
             raise
-        self.left = self.keep = self.written = _read(self._path)
+        self.left = self.keep = self.written = read(self._path)
 
     def _remembered_id(self) -> str:
         known = os.pread(self._lock, 2 * _ID_LENGTH, 0).decode("ascii", "replace")
@@ -213,43 +138,9 @@ def _lock_soon(fd: int) -> None:
             time.sleep(_LOCK_STEP_SECONDS)
 
 
-def running(directory: Path) -> list[Record]:
-    """Return the records whose processes are there, by name."""
-    return [record for record in _records(directory) if _is_held(directory, record)]
-
-
 def left_behind(directory: Path) -> Iterator[tuple[Slot, Record]]:
     """Yield the records of processes that were killed, each held while it is looked at."""
-    for record in _records(directory):
+    for record in records(directory):
         with suppress(BlockingIOError), Slot(directory, record.name) as slot:
             if slot.left is not None:
                 yield slot, slot.left
-
-
-def _records(directory: Path) -> list[Record]:
-    found = (_read(path) for path in sorted(directory.glob("*.json")))
-    return [record for record in found if record is not None and record.machine == socket.gethostname()]
-
-
-def _is_held(directory: Path, record: Record) -> bool:
-    # The lock of a dead process is not tried: for that moment it would be held, by us.
-    try:
-        os.kill(record.pid, 0)
-        fd = os.open(directory / f"{file_stem(record.name)}.lock", os.O_RDWR | os.O_CLOEXEC)
-    except (OSError, OverflowError):
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
-def _read(path: Path) -> Record | None:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return Record.parse(file.read(_SIZE_LIMIT))
-    except (OSError, ValueError, RecursionError):
-        return None

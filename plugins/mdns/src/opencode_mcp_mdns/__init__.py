@@ -1,0 +1,58 @@
+"""The transport `mdns`: OpenCode instances on the local network, found and announced over multicast DNS."""
+
+import hashlib
+import ipaddress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+from opencode_mcp import Announcing, Transport, TransportPlugin, clean_line, hookimpl
+from opencode_mcp_mdns.settings import MDnsSettings
+from opencode_mcp_mdns.transport import MDns
+
+__all__ = ["MDns", "MDnsSettings", "opencode_mcp_transports"]
+
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - others are to reach it, and core makes a password mandatory
+
+
+@asynccontextmanager
+async def _open(settings: MDnsSettings) -> AsyncGenerator[Transport, None]:
+    yield MDns(settings)
+
+
+def _announcing(settings: MDnsSettings) -> Announcing:
+    interfaces = ", ".join(clean_line(one, 64) for one in settings.interfaces)
+    proves = (
+        "proves MDNS_SECRET to it"
+        if settings.secret is not None
+        else ("MDNS_SECRET, here and there, or there MDNS_CREDENTIALS_FOR with this machine's address")
+    )
+    return Announcing(
+        listen=_listen(settings.interfaces),
+        facts={"Network": f"mDNS on {interfaces or 'all interfaces'}", "Gateway": proves},
+        place=f"mdns:{hashlib.sha256(interfaces.encode()).hexdigest()[:16]}",
+        reachable_by="everybody on the local network",
+    )
+
+
+def _listen(interfaces: Sequence[str]) -> str:
+    """Return where OpenCode has to listen: on one address if the user named just that, else on all."""
+    if len(interfaces) == 1:
+        try:
+            return str(ipaddress.ip_address(interfaces[0]))
+        except ValueError:
+            pass
+    return _EVERYWHERE
+
+
+@hookimpl
+def opencode_mcp_transports() -> Sequence[TransportPlugin[MDnsSettings]]:
+    """Describe the transport to core."""
+    return [
+        TransportPlugin(
+            name="mdns",
+            summary="OpenCode instances on the local network, found and announced over multicast DNS",
+            settings=MDnsSettings,
+            open=_open,
+            announcing=_announcing,
+        )
+    ]

@@ -1,0 +1,145 @@
+"""Looks out for instances on the network: what is advertised, who answers there, and what is listed of it."""
+
+import logging
+from collections.abc import Collection, Sequence
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+
+from opencode_mcp import Endpoint, Publish, Recognised, Rejection, announced_here
+from opencode_mcp_mdns.advert import Place, public_id
+from opencode_mcp_mdns.places import Places
+from opencode_mcp_mdns.roster import Roster, rejections
+from opencode_mcp_mdns.services import Service, Services
+from opencode_mcp_mdns.session import Session
+from opencode_mcp_mdns.settings import MDnsSettings
+from opencode_mcp_mdns.vouching import Vouching
+
+logger = logging.getLogger(__name__)
+
+_BREATH_SECONDS = 0.02
+"""Between two reviews, however much happens on the network."""
+_FIRST_SECONDS = 1.0
+"""How long to wait with the first publication for somebody to answer: most do within 0.3 s."""
+_OWN_SECONDS = 1.0
+
+
+class Lookout:
+    """One look-out for instances; it is run once.
+
+    Args:
+        session: Zeroconf.
+        settings: Say what counts, and whom the user vouches for.
+    """
+
+    def __init__(self, session: Session, settings: MDnsSettings) -> None:
+        self._session = session
+        self._vouching = Vouching(settings, changed=self._wake)
+        self._services = Services(
+            session, settings, changed=self._service_changed, expendable=self._is_expendable
+        )
+        self._places = Places(changed=self._wake, uneasy=lambda place: self._roster.is_doubtful(place))
+        self._roster = Roster(
+            self._services.known,
+            self._answer,
+            self._vouching.vouched,
+            limit=settings.max_services,
+            identify=settings.secret is not None,
+        )
+        self._own: frozenset[tuple[str, int | None]] = frozenset()
+        self._own_read = float("-inf")
+        self._dirty = anyio.Event()
+        self._dirty.set()
+
+    async def run(self, publish: Publish, rescan_seconds: float) -> None:
+        """Publish what is there, now and after each change, until cancelled."""
+        async with anyio.create_task_group() as group:
+            await group.start(self._places.run)
+            group.start_soon(self._services.run, rescan_seconds)
+            group.start_soon(self._vouching.run, rescan_seconds)
+            await self._publish_changes(publish)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """List an instance no more until it answers again."""
+        place = self._roster.forget(endpoint)
+        visit = self._places.get(place) if place is not None else None
+        if visit is not None:
+            visit.give_up()
+        self._wake()
+
+    @property
+    def rejections(self) -> Sequence[Rejection]:
+        """What is advertised and not listed, and why."""
+        return rejections(self._services.known.values(), self._roster, self._problem)
+
+    async def _publish_changes(self, publish: Publish) -> None:
+        published: Sequence[Endpoint] | None = None
+        began = anyio.current_time()
+        while True:
+            patience = began + _FIRST_SECONDS if published is None else float("inf")
+            with anyio.CancelScope(deadline=patience):
+                await self._dirty.wait()
+            self._dirty = anyio.Event()
+            await self._review()
+            endpoints = self._roster.endpoints
+            early = published is None and anyio.current_time() < patience
+            settled = self._services.settled and self._places.settled
+            if endpoints != published and not (early and not (endpoints and settled)):
+                publish(endpoints)
+                published = endpoints
+            await anyio.sleep(_BREATH_SECONDS)
+
+    async def _review(self) -> None:
+        for service in [one for one in self._services.known.values() if one.gone]:
+            if not self._roster.lists(service):
+                self._services.drop(service)
+        self._places.keep(await self._wanted())
+        self._roster.review()
+
+    async def _wanted(self) -> set[Place]:
+        """Return the places to ask at. At this machine only its own instances are: see `Network.refusal`."""
+        wanted = set(self._roster.places)
+        for service in self._services.known.values():
+            if (advert := service.advert) is None:
+                continue
+            for place in advert.places:
+                own = self._session.network.is_own(place.address)
+                if not own or (advert.id, place.port) in await self._announced_here():
+                    wanted.add(place)
+        return wanted
+
+    async def _announced_here(self) -> Collection[tuple[str, int | None]]:
+        """Return the ids and ports of the instances of this machine; not read anew at every turn."""
+        if anyio.current_time() - self._own_read > _OWN_SECONDS:
+            found = await anyio.to_thread.run_sync(announced_here)
+            self._own = frozenset((public_id(one), urlsplit(url).port) for one, url in found.items())
+            self._own_read = anyio.current_time()
+        return self._own
+
+    def _service_changed(self, service: Service) -> None:
+        for place in self._roster.doubtful(service):
+            visit = self._places.get(place)
+            if visit is not None:
+                visit.doubt()
+        self._wake()
+
+    def _is_expendable(self, service: Service) -> bool:
+        if self._roster.lists(service) or not service.resolved:
+            return False
+        places = service.advert.places if service.advert is not None else ()
+        visits = [visit for place in places if (visit := self._places.get(place)) is not None]
+        return all(visit.asked and visit.answer is None for visit in visits)
+
+    def _answer(self, place: Place) -> Recognised | None:
+        visit = self._places.get(place)
+        return None if visit is None else visit.answer
+
+    def _problem(self, place: Place) -> str:
+        visit = self._places.get(place)
+        if visit is None:
+            return "It is this machine itself, which does not announce it."
+        return visit.problem
+
+    def _wake(self) -> None:
+        self._dirty.set()

@@ -1,0 +1,125 @@
+"""Asks whether an OpenCode answers at a place, for as long as somebody claims that there is one."""
+
+import random
+from collections.abc import Callable, Collection
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from opencode_mcp import OpenCodeMCPError, Recognised, UnreachableError, recognise
+from opencode_mcp_mdns.advert import Place
+
+_FIRST_AT_ONCE = 16
+_AGAIN_AT_ONCE = 8
+"""Fewer, so that a thousand places where nobody answers do not keep newcomers waiting."""
+_ASK_SECONDS = 2.0
+_RETRIES = (0.3, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_UNEASY_SECONDS = 3.0
+_MISSES = 2
+
+
+class Visit:
+    """One place, and how it stands there.
+
+    Attributes:
+        place: Where it is.
+        answer: What the OpenCode there said of itself; None if there is none, as far as is known.
+        asked: Whether it was asked at all.
+        problem: Why there is none, as a sentence; or empty.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.answer: Recognised | None = None
+        self.asked = False
+        self.problem = ""
+        self.scope = anyio.CancelScope()
+        self._misses = 0
+        self._attempts = 0
+        self._doubted = anyio.Event()
+
+    def doubt(self) -> None:
+        """Ask again at once."""
+        self._attempts = 0
+        self._doubted.set()
+
+    def give_up(self) -> None:
+        """Take note that it is gone, and find out whether it is."""
+        self.answer = None
+        self.doubt()
+
+    async def ask(self) -> None:
+        """Ask once. One failure to answer says little, unless the port is known to be closed."""
+        try:
+            self.answer = await recognise(self.place.route, seconds=_ASK_SECONDS)
+            self.problem = ""
+            self._misses = 0
+        except OpenCodeMCPError as error:
+            self.problem = str(error)
+            self._misses += 1
+            if self._misses >= _MISSES or not isinstance(error, UnreachableError):
+                self.answer = None
+        finally:
+            self.asked = True
+
+    async def rest(self, *, uneasy: bool) -> None:
+        """Wait until it is to be asked again."""
+        if self.answer is not None and not self._misses:
+            self._attempts = 0
+            seconds = _UNEASY_SECONDS if uneasy else float("inf")
+        else:
+            seconds = _RETRIES[min(self._attempts, len(_RETRIES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311
+            self._attempts += 1
+        with anyio.move_on_after(seconds):
+            await self._doubted.wait()
+        self._doubted = anyio.Event()
+
+
+class Places:
+    """All places that are claimed.
+
+    Args:
+        changed: Called after each visit.
+        uneasy: Whether nobody claims a place any more, so that who answers there is to be watched.
+    """
+
+    def __init__(self, *, changed: Callable[[], None], uneasy: Callable[[Place], bool]) -> None:
+        self._visits: dict[Place, Visit] = {}
+        self._changed = changed
+        self._uneasy = uneasy
+        self._first = anyio.CapacityLimiter(_FIRST_AT_ONCE)
+        self._again = anyio.CapacityLimiter(_AGAIN_AT_ONCE)
+        self._group: TaskGroup | None = None
+
+    def get(self, place: Place) -> Visit | None:
+        """Return how it stands at a place; None if nobody asks there."""
+        return self._visits.get(place)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everybody has been asked."""
+        return all(visit.asked for visit in self._visits.values())
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Visit until cancelled."""
+        async with anyio.create_task_group() as self._group:
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def keep(self, wanted: Collection[Place]) -> None:
+        """Visit these places, and no others any more."""
+        for place in [place for place in self._visits if place not in wanted]:
+            self._visits.pop(place).scope.cancel()
+        for place in wanted:
+            if place not in self._visits and self._group is not None:
+                visit = self._visits[place] = Visit(place)
+                self._group.start_soon(self._look_after, visit)
+
+    async def _look_after(self, visit: Visit) -> None:
+        with visit.scope:
+            while True:
+                news = not visit.asked or visit.answer is not None
+                async with self._first if news else self._again:
+                    await visit.ask()
+                self._changed()
+                await visit.rest(uneasy=self._uneasy(visit.place))

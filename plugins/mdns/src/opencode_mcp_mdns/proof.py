@@ -1,0 +1,60 @@
+"""Proof that an advertisement was made by somebody who knows MDNS_SECRET.
+
+Signed is all of it: where it leads (host, port and addresses), what it says, and until when it holds. So it
+cannot be used for another address, nor for ever.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Collection, Mapping
+
+ADDRESSES, UNTIL, PROOF = "addrs", "until", "proof"
+"""The keys of the TXT record that belong to the proof."""
+
+RENEWED_SECONDS = 6 * 3600.0
+"""How often an announcer signs anew."""
+
+_LIFE_HOURS = 24
+_CLOCKS_DIFFER_HOURS = 1
+_MAC_BYTES = 18
+_HOUR = 3600
+
+
+def sign(
+    key: bytes, *, target: str, port: int, addresses: Collection[str], txt: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Return what is to be added to the TXT record.
+
+    Args:
+        key: The secret.
+        target: The host that the SRV record names.
+        port: The port in it.
+        addresses: The addresses of that host, without scopes.
+        txt: The TXT record so far.
+    """
+    until = int(time.time()) // _HOUR + _LIFE_HOURS
+    added = {ADDRESSES: ",".join(sorted(addresses)), UNTIL: str(until)}
+    return {**added, PROOF: _mac(key, target, port, {**txt, **added})}
+
+
+def check(key: bytes, *, target: str, port: int, txt: Mapping[str, str]) -> str | None:
+    """Return why the proof in a TXT record does not hold, as a clause; None if it does."""
+    expected = _mac(key, target, port, {name: value for name, value in txt.items() if name != PROOF})
+    if not hmac.compare_digest(expected.encode(), txt.get(PROOF, "").encode(errors="replace")):
+        return "its proof of MDNS_SECRET does not fit: another secret, or it was changed by somebody"
+    until = txt.get(UNTIL, "")
+    if (
+        not (until.isascii() and until.isdecimal())
+        or int(until) + _CLOCKS_DIFFER_HOURS < time.time() // _HOUR
+    ):
+        return "its proof of MDNS_SECRET is too old: a repetition, or one of the clocks is wrong"
+    return None
+
+
+def _mac(key: bytes, target: str, port: int, txt: Mapping[str, str]) -> str:
+    signed = ["opencode-mcp mdns 1", target.lower().rstrip("."), port, sorted(txt.items())]
+    content = json.dumps(signed, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(hmac.digest(key, content, hashlib.sha256)[:_MAC_BYTES]).decode()

@@ -1,0 +1,58 @@
+"""For whom the user vouches: MDNS_CREDENTIALS_FOR, whose names are never taken from an advertisement."""
+
+import logging
+import socket
+from collections.abc import Callable
+
+import anyio
+
+from opencode_mcp import clean_line
+from opencode_mcp_mdns.advert import Place
+from opencode_mcp_mdns.settings import MDnsSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Vouching:
+    """The hosts that the user vouches for.
+
+    Args:
+        settings: Name them.
+        changed: Called when they are others.
+    """
+
+    def __init__(self, settings: MDnsSettings, *, changed: Callable[[], None]) -> None:
+        self._networks = settings.vouched_networks
+        self._names = settings.vouched_names
+        self._changed = changed
+        self._found: dict[str, frozenset[str]] = {}
+        self._failed: set[str] = set()
+
+    def vouched(self, place: Place) -> bool:
+        """Whether the user vouches for whoever is at a place."""
+        shown = str(place.address).partition("%")[0]
+        return any(place.address in network for network in self._networks) or any(
+            shown in addresses for addresses in self._found.values()
+        )
+
+    async def run(self, every_seconds: float) -> None:
+        """Look the names up, again and again; one that cannot be found keeps what it meant before."""
+        while self._names:
+            for name in self._names:
+                await self._look_up(name)
+            await anyio.sleep(every_seconds)
+
+    async def _look_up(self, name: str) -> None:
+        try:
+            answers = await anyio.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        except OSError as error:
+            if name not in self._failed:
+                self._failed.add(name)
+                why = error.strerror or "no answer"
+                logger.warning("%s of MDNS_CREDENTIALS_FOR cannot be found: %s.", clean_line(name), why)
+            return
+        self._failed.discard(name)
+        addresses = frozenset(str(answer[4][0]).partition("%")[0] for answer in answers)
+        if addresses != self._found.get(name):
+            self._found[name] = addresses
+            self._changed()
