@@ -205,14 +205,20 @@ class RealServer:
 
 @contextlib.contextmanager
 def connected(
-    host: Host, home: Path, *arguments: str, opencode: Sequence[str | Path] = (), **variables: str
+    host: Host,
+    home: Path,
+    *arguments: str,
+    headless: bool = True,
+    opencode: Sequence[str | Path] = (),
+    **variables: str,
 ) -> Generator[subprocess.Popen[Any]]:
-    """Run `opencode-connected --headless` with TRANSPORT=mdns on a host until the block ends.
+    """Run `opencode-connected` with TRANSPORT=mdns on a host until the block ends.
 
     Args:
         host: Where.
         home: Its home directory; it works in `project` below it.
-        arguments: Further ones for opencode-connected.
+        arguments: For opencode-connected.
+        headless: Whether to start the server alone, which needs no terminal.
         opencode: What it starts; by default the real OpenCode.
         variables: Further environment variables.
     """
@@ -222,7 +228,13 @@ def connected(
     own.setdefault("OPENCODE_MCP_COMMAND", " ".join(map(str, opencode or (opencode_binary(),))))
     with (home / "connected.log").open("ab") as log:
         process = host.popen(
-            *PROGRAM, "--headless", *arguments, cwd=project, env=own, stdout=log, stderr=subprocess.STDOUT
+            *PROGRAM,
+            *(["--headless"] if headless else []),
+            *arguments,
+            cwd=project,
+            env=own,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     try:
         yield process

@@ -5,7 +5,8 @@ import ipaddress
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from opencode_mcp import Announcing, Transport, TransportPlugin, clean_line, hookimpl
+from opencode_mcp import Announcing, Transport, TransportError, TransportPlugin, clean_line, hookimpl
+from opencode_mcp_mdns.network import read_network
 from opencode_mcp_mdns.settings import MDnsSettings
 from opencode_mcp_mdns.transport import MDns
 
@@ -35,13 +36,21 @@ def _announcing(settings: MDnsSettings) -> Announcing:
 
 
 def _listen(interfaces: Sequence[str]) -> str:
-    """Return where OpenCode has to listen: on one address if the user named just that, else on all."""
-    if len(interfaces) == 1:
-        try:
-            return str(ipaddress.ip_address(interfaces[0]))
-        except ValueError:
-            pass
-    return _EVERYWHERE
+    """Return where OpenCode has to listen: on one address if the user named just that, else on all.
+
+    Raises:
+        TransportError: That address is none of this machine.
+    """
+    try:
+        address = ipaddress.ip_address(interfaces[0] if len(interfaces) == 1 else "")
+    except ValueError:
+        return _EVERYWHERE
+    if address not in read_network(interfaces).addresses:
+        raise TransportError(
+            f"MDNS_INTERFACES={address} cannot be announced on: it is no address of this machine at present, "
+            "or none that others can reach."
+        )
+    return str(address)
 
 
 @hookimpl

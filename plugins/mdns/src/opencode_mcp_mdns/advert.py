@@ -1,17 +1,16 @@
-"""What an advertisement says: written for our own, read from anybody's, whatever it holds."""
+"""What an advertisement says: anybody's, whatever it holds."""
 
 import dataclasses
-import hashlib
 import ipaddress
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from zeroconf import IPVersion
 from zeroconf.asyncio import AsyncServiceInfo
 
-from opencode_mcp import Endpoint, Route, clean_line
+from opencode_mcp import Route, clean_line
 from opencode_mcp_mdns import proof
 from opencode_mcp_mdns.network import Address, Network
 from opencode_mcp_mdns.settings import MDnsSettings
@@ -19,18 +18,17 @@ from opencode_mcp_mdns.settings import MDnsSettings
 OURS = "_opencode._tcp"
 GENERIC = "_http._tcp"
 
-_DOMAIN = ".local."
-_TXT_VERSION = "1"
-_TXT_BYTES = 400
-_TXT_READ_BYTES = 2_048
-_VALUE_BYTES = 200
-_LABEL_BYTES = 52
-"""Of a DNS label's 63, what the id and a number behind it leave for the name."""
-_ADDRESSES = 4
+DOMAIN = ".local."
+TXT_VERSION = "1"
+MOST_ADDRESSES = 4
+"""Of one service; more are neither announced nor asked."""
+
+_TXT_BYTES = 2_048
 _ADDRESSES_LOOKED_AT = 64
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HEX = re.compile(r"[0-9a-f]{6,}")
-_GENERIC_NAME = re.compile(r"opencode-(\d{1,5})")
+ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""What is taken for an id."""
+
+_GENERIC_NAME = re.compile(r"opencode-([1-9][0-9]{0,4})")
 
 
 class UnusableError(Exception):
@@ -74,10 +72,9 @@ class Advert:
         name: What it calls itself; empty for a bare OpenCode, whose name is but its port.
         host: The machine it says it runs on.
         version: OpenCode's version.
-        auth: `basic` if it wants a password, `none` if not; empty if it does not say.
         directory: The project, or its last folder.
         places: Where it may be, at most four.
-        proven: Whether it proved the secret.
+        proven_until: Until when it has proved the secret, in seconds since the epoch; None if it has not.
         left_out: Why some of its addresses are not among `places`.
     """
 
@@ -85,16 +82,25 @@ class Advert:
     name: str = ""
     host: str = ""
     version: str = ""
-    auth: str = ""
     directory: str = ""
     places: Sequence[Place] = ()
-    proven: bool = False
+    proven_until: float | None = None
     left_out: str = ""
+
+    @property
+    def proven(self) -> bool:
+        """Whether it proved the secret."""
+        return self.proven_until is not None
+
+    @property
+    def expired(self) -> bool:
+        """Whether it proved the secret so long ago that this says nothing any more."""
+        return self.proven_until is not None and self.proven_until < time.time()
 
 
 def service_types(settings: MDnsSettings) -> list[str]:
     """Return the types to look for, as DNS names."""
-    return [one + _DOMAIN for one in settings.types]
+    return [one + DOMAIN for one in settings.types]
 
 
 def label(type_: str, name: str) -> str:
@@ -106,7 +112,7 @@ def is_candidate(type_: str, name: str) -> bool:
     """Whether a service may be an instance, by its name: of `_http._tcp` hardly anything is."""
     if not name.lower().endswith(f".{type_.lower()}"):
         return False
-    return type_.lower() != GENERIC + _DOMAIN or _GENERIC_NAME.fullmatch(_label(type_, name)) is not None
+    return type_.lower() != GENERIC + DOMAIN or _GENERIC_NAME.fullmatch(_label(type_, name)) is not None
 
 
 def read(info: AsyncServiceInfo, network: Network, settings: MDnsSettings) -> Advert:
@@ -119,43 +125,45 @@ def read(info: AsyncServiceInfo, network: Network, settings: MDnsSettings) -> Ad
     if not any(port in ports for ports in settings.port_ranges):
         raise UnusableError(f"its port {port} is none of MDNS_PORTS")
     bare = _GENERIC_NAME.fullmatch(_label(info.type, info.name))
-    if info.type.lower() == GENERIC + _DOMAIN and (bare is None or int(bare[1]) != port):
+    if info.type.lower() == GENERIC + DOMAIN and (bare is None or int(bare[1]) != port):
         raise UnusableError(f"its name does not fit its port {port}")
-    if len(info.text) > _TXT_READ_BYTES:
+    if len(info.text) > _TXT_BYTES:
         raise UnusableError(f"its TXT record has {len(info.text)} bytes")
     txt = _text(info.properties)
-    if txt.get("txtvers", _TXT_VERSION) != _TXT_VERSION:
+    if txt.get("txtvers", TXT_VERSION) != TXT_VERSION:
         raise UnusableError("it is of a newer version than this opencode-mcp: update it")
     instance_id = txt.get("id", "")
-    if instance_id and not _ID.fullmatch(instance_id):
+    if instance_id and not ID.fullmatch(instance_id):
         raise UnusableError("its id is none")
-    proven = _proven(info, port, txt, settings)
-    places, left_out = _places(info, port, network, txt[proof.ADDRESSES].split(",") if proven else None)
+    proven_until = _proven_until(info, port, txt, settings)
+    signed = None if proven_until is None else txt[proof.ADDRESSES].split(",")
+    places, left_out = _places(info, port, network, signed)
     named = "" if bare else label(info.type, info.name)
     return Advert(
         id=instance_id,
         name=_shown(txt, "name", 190) or named,
         host=_shown(txt, "host", 100),
         version=_shown(txt, "version", 40),
-        auth=txt["auth"] if txt.get("auth") in ("none", "basic") else "",
         directory=_shown(txt, "cwd", 300),
         places=places,
-        proven=proven,
+        proven_until=proven_until,
         left_out=left_out,
     )
 
 
-def _proven(info: AsyncServiceInfo, port: int, txt: Mapping[str, str], settings: MDnsSettings) -> bool:
+def _proven_until(
+    info: AsyncServiceInfo, port: int, txt: Mapping[str, str], settings: MDnsSettings
+) -> float | None:
     if settings.key is None:
-        return False
+        return None
     if proof.PROOF in txt and proof.ADDRESSES in txt:
-        problem = proof.check(settings.key, target=info.server or "", port=port, txt=txt)
-        if problem:
-            raise UnusableError(problem)
-        return True
+        try:
+            return proof.check(settings.key, target=info.server or "", port=port, txt=txt)
+        except proof.UnprovenError as error:
+            raise UnusableError(str(error)) from None
     if settings.require_secret:
         raise UnusableError("it does not prove MDNS_SECRET, which MDNS_REQUIRE_SECRET demands")
-    return False
+    return None
 
 
 def _places(
@@ -176,7 +184,7 @@ def _places(
         else:
             reasons.setdefault(reason, str(address))
     left_out = "; ".join(f"its address {address} {reason}" for reason, address in reasons.items())
-    return list(found)[:_ADDRESSES], left_out or ("" if found else "it has no address")
+    return list(found)[:MOST_ADDRESSES], left_out or ("" if found else "it has no address")
 
 
 def _text(properties: Mapping[bytes, bytes | None]) -> dict[str, str]:
@@ -193,79 +201,3 @@ def _shown(txt: Mapping[str, str], key: str, limit: int) -> str:
 
 def _label(type_: str, name: str) -> str:
     return name[: -len(type_) - 1]
-
-
-def compose(
-    endpoint: Endpoint, addresses: Sequence[Address], settings: MDnsSettings, *, name: str | None = None
-) -> AsyncServiceInfo:
-    """Make the advertisement of an instance.
-
-    Args:
-        endpoint: The instance; its URL tells the port.
-        addresses: Where it listens, at most four count.
-        settings: Say what is published of it.
-        name: The service's name if it has one already, which may have been changed for being taken.
-    """
-    port = urlsplit(endpoint.url).port or 80
-    target = f"opencode-{_digest(endpoint.id, 12)}{_DOMAIN}"
-    folder = endpoint.directory if settings.publish_cwd else endpoint.directory.rstrip("/").rpartition("/")[2]
-    txt = {
-        "txtvers": _TXT_VERSION,
-        "id": public_id(endpoint.id),
-        "name": endpoint.name,
-        "host": endpoint.hostname,
-        "version": endpoint.labels.get("version", ""),
-        "path": "/",
-        "auth": "basic" if endpoint.labels.get("auth") == "basic" else "none",
-        "cwd": folder,
-    }
-    told = [str(address).partition("%")[0] for address in addresses[:_ADDRESSES]]
-    added: Mapping[str, str] = {}
-    if settings.key is not None:
-        room = proof.sign(settings.key, target=target, port=port, addresses=told, txt={})
-        txt = _fitting(txt, _TXT_BYTES - _size(room))
-        added = proof.sign(settings.key, target=target, port=port, addresses=told, txt=txt)
-    else:
-        txt = _fitting(txt, _TXT_BYTES)
-    type_ = OURS + _DOMAIN
-    return AsyncServiceInfo(
-        type_,
-        name or f"{_instance_label(endpoint)}.{type_}",
-        port=port,
-        properties={**txt, **added},
-        server=target,
-        parsed_addresses=told,
-    )
-
-
-def public_id(endpoint_id: str) -> str:
-    """Return the id as it is advertised: itself, or if it is unusual a digest of it."""
-    return endpoint_id if _ID.fullmatch(endpoint_id) else _digest(endpoint_id, 32)
-
-
-def _instance_label(endpoint: Endpoint) -> str:
-    """Return `<name>-<6 hex of the id>`; no dots, which would separate labels."""
-    known = endpoint.id[:6] if _HEX.match(endpoint.id) else _digest(endpoint.id, 6)
-    return f"{_cut(endpoint.name.replace('.', '-'), _LABEL_BYTES)}-{known}"
-
-
-def _digest(text: str, length: int) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def _fitting(txt: Mapping[str, str], limit: int) -> dict[str, str]:
-    """Shorten what may be shortened until all of it fits."""
-    fitting = {key: _cut(value, _VALUE_BYTES) for key, value in txt.items() if value}
-    for key in ("cwd", "host", "version", "name"):
-        excess = _size(fitting) - limit
-        if excess > 0 and key in fitting:
-            fitting[key] = _cut(fitting[key], max(len(fitting[key].encode()) - excess, 1))
-    return fitting
-
-
-def _size(txt: Mapping[str, str]) -> int:
-    return sum(len(f"{key}={value}".encode()) + 1 for key, value in txt.items())
-
-
-def _cut(text: str, limit: int) -> str:
-    return text.encode()[:limit].decode(errors="ignore")

@@ -11,7 +11,8 @@ import anyio.to_thread
 
 from opencode_mcp import Endpoint, TransportError, clean_line
 from opencode_mcp_mdns import proof
-from opencode_mcp_mdns.advert import Place, compose
+from opencode_mcp_mdns.advert import MOST_ADDRESSES, Place
+from opencode_mcp_mdns.composing import compose
 from opencode_mcp_mdns.network import Address, Network
 from opencode_mcp_mdns.session import ReadNetwork, Session, opened
 from opencode_mcp_mdns.settings import MDnsSettings
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 _CONNECT_SECONDS = 1.0
 _GOODBYE_SECONDS = 1.0
 _NETWORK_SECONDS = 2.0
-_ADDRESSES = 4
 
 
 class Announcement:
@@ -53,8 +53,13 @@ class Announcement:
         """Keep it announced until cancelled; then say goodbye.
 
         Raises:
-            TransportError: Nobody else could reach it, or multicast DNS cannot be used.
+            TransportError: It is open to everybody, nobody could reach it, or there is no multicast DNS.
         """
+        if self._endpoint.labels.get("auth") == "none":
+            raise TransportError(
+                f"mdns does not announce {self._endpoint.name}: it asks for no password, so everybody on the "
+                "network could use it. Start it with OPENCODE_SERVER_PASSWORD."
+            )
         addresses = await self._reachable()
         async with opened(self._read, self._settings.interfaces) as session:
             self._session = session
@@ -123,7 +128,7 @@ class Announcement:
         candidates = [network.scoped(one) for one in network.addresses if everywhere or one == host]
         found: list[Address] = []
         for address in candidates:
-            if len(found) < _ADDRESSES and await _accepts(Place(address, port)):
+            if len(found) < MOST_ADDRESSES and await _accepts(Place(address, port)):
                 found.append(address)
         if network.attached and not found:
             raise TransportError(

@@ -2,16 +2,20 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from itertools import chain
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 
 from opencode_mcp import Endpoint, Publish, Recognised, Rejection, announced_here
-from opencode_mcp_mdns.advert import Place, public_id
-from opencode_mcp_mdns.places import Places
-from opencode_mcp_mdns.roster import Roster, rejections
-from opencode_mcp_mdns.services import Service, Services
+from opencode_mcp_mdns.advert import Place
+from opencode_mcp_mdns.composing import public_id
+from opencode_mcp_mdns.places import Outlook, Places
+from opencode_mcp_mdns.rejections import rejections
+from opencode_mcp_mdns.roster import Roster
+from opencode_mcp_mdns.service import Service, Worth
+from opencode_mcp_mdns.services import Services
 from opencode_mcp_mdns.session import Session
 from opencode_mcp_mdns.settings import MDnsSettings
 from opencode_mcp_mdns.vouching import Vouching
@@ -36,17 +40,18 @@ class Lookout:
     def __init__(self, session: Session, settings: MDnsSettings) -> None:
         self._session = session
         self._vouching = Vouching(settings, changed=self._wake)
-        self._services = Services(
-            session, settings, changed=self._service_changed, expendable=self._is_expendable
-        )
+        self._services = Services(session, settings, changed=self._service_changed, worth=self._worth)
         self._places = Places(changed=self._wake, uneasy=lambda place: self._roster.is_doubtful(place))
         self._roster = Roster(
             self._services.known,
+            self._places_of,
             self._answer,
+            self._asked,
             self._vouching.vouched,
             limit=settings.max_services,
             identify=settings.secret is not None,
         )
+        self._allowed: dict[str, Sequence[Place]] = {}
         self._own: frozenset[tuple[str, int | None]] = frozenset()
         self._own_read = float("-inf")
         self._dirty = anyio.Event()
@@ -98,16 +103,20 @@ class Lookout:
         self._roster.review()
 
     async def _wanted(self) -> set[Place]:
-        """Return the places to ask at. At this machine only its own instances are: see `Network.refusal`."""
-        wanted = set(self._roster.places)
+        """Return the places to ask at, and note which service may claim which.
+
+        At this machine there are only its own instances: see `Network.refusal`.
+        """
+        self._allowed.clear()
         for service in self._services.known.values():
             if (advert := service.advert) is None:
                 continue
-            for place in advert.places:
-                own = self._session.network.is_own(place.address)
-                if not own or (advert.id, place.port) in await self._announced_here():
-                    wanted.add(place)
-        return wanted
+            own = [place for place in advert.places if self._session.network.is_own(place.address)]
+            if own:
+                here = await self._announced_here()
+                own = [place for place in own if (advert.id, place.port) not in here]
+            self._allowed[service.key] = [place for place in advert.places if place not in own]
+        return {*self._roster.places, *chain.from_iterable(self._allowed.values())}
 
     async def _announced_here(self) -> Collection[tuple[str, int | None]]:
         """Return the ids and ports of the instances of this machine; not read anew at every turn."""
@@ -124,12 +133,30 @@ class Lookout:
                 visit.doubt()
         self._wake()
 
-    def _is_expendable(self, service: Service) -> bool:
-        if self._roster.lists(service) or not service.resolved:
-            return False
-        places = service.advert.places if service.advert is not None else ()
-        visits = [visit for place in places if (visit := self._places.get(place)) is not None]
-        return all(visit.asked and visit.answer is None for visit in visits)
+    def _worth(self, service: Service) -> Worth:
+        if self._roster.lists(service):
+            return Worth.LISTED
+        if service.problem:
+            return Worth.NOTHING
+        if service.advert is None:
+            return Worth.UNKNOWN
+        outlooks = [self._outlook(place) for place in service.advert.places]
+        if service.advert.proven or Outlook.GOOD in outlooks:
+            return Worth.LIKELY
+        return Worth.UNKNOWN if Outlook.OPEN in outlooks else Worth.NOTHING
+
+    def _outlook(self, place: Place) -> Outlook:
+        visit = self._places.get(place)
+        if visit is not None and visit.asked and visit.answer is None:
+            return Outlook.BAD
+        return self._places.outlook(place.address)
+
+    def _places_of(self, service: Service) -> Sequence[Place]:
+        return self._allowed.get(service.key, ())
+
+    def _asked(self, place: Place) -> bool:
+        visit = self._places.get(place)
+        return visit is not None and visit.asked
 
     def _answer(self, place: Place) -> Recognised | None:
         visit = self._places.get(place)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import ipaddress
+import socket
 from collections.abc import Collection, Sequence
 
 import ifaddr
@@ -40,10 +41,17 @@ class Network:
     Args:
         attached: The addresses of this machine that are in use.
         own: Further addresses of this machine.
+        primary: The address from which it reaches the rest of the world, or None.
     """
 
-    def __init__(self, attached: Collection[Attached], own: Collection[Address] = ()) -> None:
+    def __init__(
+        self,
+        attached: Collection[Attached],
+        own: Collection[Address] = (),
+        primary: Address | None = None,
+    ) -> None:
         self.attached = frozenset(attached)
+        self._primary = primary
         self._own = frozenset(own) | {one.address.ip for one in attached}
 
     def __eq__(self, other: object) -> bool:
@@ -59,10 +67,10 @@ class Network:
 
     @property
     def addresses(self) -> Sequence[Address]:
-        """The addresses of this machine in it: IPv4 first, link-local ones last."""
+        """The addresses of this machine in it: the primary one first, IPv4 first, link-local ones last."""
         return sorted(
             {one.address.ip for one in self.attached},
-            key=lambda address: (address.version, address.is_link_local, int(address)),
+            key=lambda one: (one != self._primary, one.version, one.is_link_local, int(one)),
         )
 
     @property
@@ -157,8 +165,20 @@ def read_network(wanted: Collection[str] = ()) -> Network:
         for ip in adapter.ips
     ]
     return Network(
-        [one for one in everything if _is_wanted(one, wanted)], own={one.address.ip for one in everything}
+        [one for one in everything if _is_wanted(one, wanted)],
+        own={one.address.ip for one in everything},
+        primary=_primary(),
     )
+
+
+def _primary() -> Address | None:
+    """Return the address that the default route is used with: others belong to containers, for example."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))  # an address for examples; for UDP this sends nothing
+        except OSError:
+            return None
+        return ipaddress.ip_address(sock.getsockname()[0])
 
 
 def _interface(ip: ifaddr.IP) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:

@@ -1,21 +1,38 @@
 """Asks whether an OpenCode answers at a place, for as long as somebody claims that there is one."""
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Collection
+from enum import IntEnum
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from opencode_mcp import OpenCodeMCPError, Recognised, UnreachableError, recognise
 from opencode_mcp_mdns.advert import Place
+from opencode_mcp_mdns.network import Address
 
-_FIRST_AT_ONCE = 16
-_AGAIN_AT_ONCE = 8
-"""Fewer, so that a thousand places where nobody answers do not keep newcomers waiting."""
 _ASK_SECONDS = 2.0
 _RETRIES = (0.3, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _UNEASY_SECONDS = 3.0
 _MISSES = 2
+_SILENT_SECONDS = 30.0
+_SILENT_ADDRESSES = 4_096
+
+
+class Outlook(IntEnum):
+    """What to expect at an address, best first; and how many are asked at once of those."""
+
+    GOOD = 0
+    """Somebody answers there."""
+    OPEN = 1
+    """Nobody knows yet."""
+    BAD = 2
+    """Nobody answered there, not even to refuse."""
+
+
+_AT_ONCE = {Outlook.GOOD: 16, Outlook.OPEN: 32, Outlook.BAD: 8}
+"""Each has its own share, so that a thousand places where nobody answers do not keep the others waiting."""
 
 
 class Visit:
@@ -26,6 +43,7 @@ class Visit:
         answer: What the OpenCode there said of itself; None if there is none, as far as is known.
         asked: Whether it was asked at all.
         problem: Why there is none, as a sentence; or empty.
+        silent: Whether, when it was asked last, there was not even a refusal.
     """
 
     def __init__(self, place: Place) -> None:
@@ -34,6 +52,7 @@ class Visit:
         self.asked = False
         self.problem = ""
         self.scope = anyio.CancelScope()
+        self.silent = False
         self._misses = 0
         self._attempts = 0
         self._doubted = anyio.Event()
@@ -49,7 +68,9 @@ class Visit:
         self.doubt()
 
     async def ask(self) -> None:
-        """Ask once. One failure to answer says little, unless the port is known to be closed."""
+        """Ask once. That nobody answers must happen twice to mean something."""
+        began = anyio.current_time()
+        self.silent = False
         try:
             self.answer = await recognise(self.place.route, seconds=_ASK_SECONDS)
             self.problem = ""
@@ -57,6 +78,7 @@ class Visit:
         except OpenCodeMCPError as error:
             self.problem = str(error)
             self._misses += 1
+            self.silent = anyio.current_time() - began >= _ASK_SECONDS
             if self._misses >= _MISSES or not isinstance(error, UnreachableError):
                 self.answer = None
         finally:
@@ -85,10 +107,11 @@ class Places:
 
     def __init__(self, *, changed: Callable[[], None], uneasy: Callable[[Place], bool]) -> None:
         self._visits: dict[Place, Visit] = {}
+        self._at: defaultdict[Address, set[Visit]] = defaultdict(set)
         self._changed = changed
         self._uneasy = uneasy
-        self._first = anyio.CapacityLimiter(_FIRST_AT_ONCE)
-        self._again = anyio.CapacityLimiter(_AGAIN_AT_ONCE)
+        self._shares = {outlook: anyio.CapacityLimiter(number) for outlook, number in _AT_ONCE.items()}
+        self._silent: dict[Address, float] = {}
         self._group: TaskGroup | None = None
 
     def get(self, place: Place) -> Visit | None:
@@ -100,6 +123,13 @@ class Places:
         """Whether everybody has been asked."""
         return all(visit.asked for visit in self._visits.values())
 
+    def outlook(self, address: Address) -> Outlook:
+        """Return what to expect at an address."""
+        if any(visit.answer is not None for visit in self._at.get(address, ())):
+            return Outlook.GOOD
+        silent_until = self._silent.get(address)
+        return Outlook.BAD if silent_until and anyio.current_time() < silent_until else Outlook.OPEN
+
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Visit until cancelled."""
         async with anyio.create_task_group() as self._group:
@@ -109,17 +139,36 @@ class Places:
     def keep(self, wanted: Collection[Place]) -> None:
         """Visit these places, and no others any more."""
         for place in [place for place in self._visits if place not in wanted]:
-            self._visits.pop(place).scope.cancel()
+            visit = self._visits.pop(place)
+            visit.scope.cancel()
+            self._at[place.address].discard(visit)
+            if not self._at[place.address]:
+                del self._at[place.address]
         for place in wanted:
             if place not in self._visits and self._group is not None:
                 visit = self._visits[place] = Visit(place)
+                self._at[place.address].add(visit)
                 self._group.start_soon(self._look_after, visit)
 
     async def _look_after(self, visit: Visit) -> None:
         with visit.scope:
             while True:
-                news = not visit.asked or visit.answer is not None
-                async with self._first if news else self._again:
+                outlook = self._outlook(visit)
+                async with self._shares[outlook]:
+                    if outlook is Outlook.OPEN and self._outlook(visit) is Outlook.BAD:
+                        continue  # found out while it waited for its turn
                     await visit.ask()
+                if visit.silent:
+                    self._note_silence(visit.place.address)
                 self._changed()
                 await visit.rest(uneasy=self._uneasy(visit.place))
+
+    def _outlook(self, visit: Visit) -> Outlook:
+        outlook = self.outlook(visit.place.address)
+        return Outlook.BAD if outlook is Outlook.OPEN and visit.asked else outlook
+
+    def _note_silence(self, address: Address) -> None:
+        self._silent.pop(address, None)
+        self._silent[address] = anyio.current_time() + _SILENT_SECONDS
+        if len(self._silent) > _SILENT_ADDRESSES:
+            del self._silent[next(iter(self._silent))]

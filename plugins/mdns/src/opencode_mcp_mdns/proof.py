@@ -21,6 +21,7 @@ _LIFE_HOURS = 24
 _CLOCKS_DIFFER_HOURS = 1
 _MAC_BYTES = 18
 _HOUR = 3600
+_DIGITS = 10
 
 
 def sign(
@@ -40,18 +41,26 @@ def sign(
     return {**added, PROOF: _mac(key, target, port, {**txt, **added})}
 
 
-def check(key: bytes, *, target: str, port: int, txt: Mapping[str, str]) -> str | None:
-    """Return why the proof in a TXT record does not hold, as a clause; None if it does."""
+class UnprovenError(Exception):
+    """A proof that does not hold; `str(error)` says why, as a clause."""
+
+
+def check(key: bytes, *, target: str, port: int, txt: Mapping[str, str]) -> float:
+    """Return until when the proof in a TXT record holds, in seconds since the epoch.
+
+    Raises:
+        UnprovenError: It does not hold.
+    """
     expected = _mac(key, target, port, {name: value for name, value in txt.items() if name != PROOF})
     if not hmac.compare_digest(expected.encode(), txt.get(PROOF, "").encode(errors="replace")):
-        return "its proof of MDNS_SECRET does not fit: another secret, or it was changed by somebody"
-    until = txt.get(UNTIL, "")
-    if (
-        not (until.isascii() and until.isdecimal())
-        or int(until) + _CLOCKS_DIFFER_HOURS < time.time() // _HOUR
-    ):
-        return "its proof of MDNS_SECRET is too old: a repetition, or one of the clocks is wrong"
-    return None
+        raise UnprovenError("its proof of MDNS_SECRET does not fit: another secret, or somebody changed it")
+    told, hour = txt.get(UNTIL, ""), int(time.time()) // _HOUR
+    until = int(told) if told.isascii() and told.isdecimal() and len(told) < _DIGITS else 0
+    if until < hour - _CLOCKS_DIFFER_HOURS:
+        raise UnprovenError("its proof of MDNS_SECRET is too old: a repetition, or a clock is wrong")
+    if until > hour + _LIFE_HOURS + _CLOCKS_DIFFER_HOURS:
+        raise UnprovenError("its proof of MDNS_SECRET holds for too long: a clock is wrong")
+    return float((until + _CLOCKS_DIFFER_HOURS) * _HOUR)
 
 
 def _mac(key: bytes, target: str, port: int, txt: Mapping[str, str]) -> str:

@@ -7,13 +7,12 @@ false address takes anything away that works.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import PurePosixPath, PureWindowsPath
 
-from opencode_mcp import Endpoint, Recognised, Rejection, clean_line
+from opencode_mcp import Endpoint, Recognised, clean_line
 from opencode_mcp_mdns.advert import Advert, Place
-from opencode_mcp_mdns.services import Service
+from opencode_mcp_mdns.composing import folder_of
+from opencode_mcp_mdns.service import Service
 
-_REJECTIONS = 100
 _SHARE = 4
 
 
@@ -41,7 +40,9 @@ class Roster:
 
     Args:
         services: The services that are advertised, by key.
+        places: Returns the places that a service may claim.
         answer: Returns what the OpenCode at a place said of itself; None if there is none.
+        asked: Whether somebody has asked at a place.
         vouched: Whether the user vouches for whoever is at a place.
         limit: How many are listed at most; a quarter of them at one address.
         identify: Whether to say of each whether it proved the secret.
@@ -50,19 +51,24 @@ class Roster:
     def __init__(
         self,
         services: Mapping[str, Service],
+        places: Callable[[Service], Sequence[Place]],
         answer: Callable[[Place], Recognised | None],
+        asked: Callable[[Place], bool],
         vouched: Callable[[Place], bool],
         *,
         limit: int,
         identify: bool,
     ) -> None:
         self._services = services
+        self._places_of = places
         self._answer = answer
+        self._asked = asked
         self._vouched = vouched
         self._limit = limit
         self._identify = identify
         self._listed: dict[str, Listed] = {}
         self._proven: set[str] = set()
+        self._refused: dict[str, str] = {}
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -73,6 +79,10 @@ class Roster:
     def places(self) -> Iterable[Place]:
         """Where the listed ones are."""
         return {one.place for one in self._listed.values()}
+
+    def refusal(self, service: Service) -> str:
+        """Return why a service is not listed though somebody answers there, as a clause; or nothing."""
+        return self._refused.get(service.key, "")
 
     def lists(self, service: Service) -> bool:
         """Whether an instance that this service claims is listed."""
@@ -97,7 +107,9 @@ class Roster:
     def review(self) -> None:
         """Bring the list up to date."""
         self._let_go()
-        claims = [(service, service.advert) for service in self._services.values() if service.advert]
+        self._refused.clear()
+        adverts = [(service, service.advert) for service in self._services.values()]
+        claims = [(service, advert) for service, advert in adverts if advert and not advert.expired]
         for service, advert in sorted(claims, key=lambda claim: (not claim[1].proven, not claim[1].id)):
             if advert.id:
                 self._place(service, advert)
@@ -106,8 +118,14 @@ class Roster:
         self._renew()
 
     def _let_go(self) -> None:
-        """Drop who does not answer and has said goodbye; or who without an id is somewhere else by now."""
+        """Drop who does not answer and has said goodbye, or without an id is somewhere else by now.
+
+        Also whose proof is no more: who runs renews it in time.
+        """
         for endpoint_id, one in list(self._listed.items()):
+            if one.advert.expired:
+                del self._listed[endpoint_id]
+                continue
             if self._answer(one.place) is not None:
                 continue
             service = self._services.get(one.service)
@@ -119,12 +137,17 @@ class Roster:
         if advert.proven:
             self._proven.add(advert.id)
         elif advert.id in self._proven:
-            return  # it proved the secret before, so this is somebody else
-        own = next((known for known, one in self._listed.items() if one.service == service.key), None)
-        if own is not None and self._answer(self._listed[own].place) is not None:
+            self._refused[service.key] = "it does not prove MDNS_SECRET, which the one with its id did before"
             return
-        endpoint_id = own or self._id_for(service, advert)
-        place = self._free(service, advert)
+        mine = [
+            (known, one)
+            for known, one in self._listed.items()
+            if one.service == service.key and one.advert.id == advert.id
+        ]
+        if any(self._answer(one.place) is not None for _, one in mine):
+            return
+        endpoint_id = mine[0][0] if mine else self._id_for(service, advert)
+        place = None if endpoint_id is None else self._free(service, advert)
         if endpoint_id is not None and place is not None:
             self._list(endpoint_id, service, advert, place)
 
@@ -133,7 +156,7 @@ class Roster:
         one = self._listed.get(advert.id)
         if one is None or self._answer(one.place) is None or (advert.proven and not one.advert.proven):
             return advert.id
-        if one.place in advert.places:
+        if one.place in self._places_of(service):
             return advert.id if self._yields(one, advert) else None
         # Two say that they are it, and both answer: a copy of a machine, or an impostor.
         return f"{advert.id}~{hashlib.sha256(service.key.encode()).hexdigest()[:6]}"
@@ -141,15 +164,17 @@ class Roster:
     def _free(self, service: Service, advert: Advert) -> Place | None:
         """Return the first place where somebody answers who is not listed as another one already."""
         holders = {one.place: known for known, one in self._listed.items()}
-        for place in advert.places:
+        for place in self._places_of(service):
             if self._answer(place) is None:
                 continue
             holder = holders.get(place)
-            if holder is None or self._listed[holder].service == service.key:
+            if holder is None:
                 return place
             if self._yields(self._listed[holder], advert):
                 del self._listed[holder]
                 return place
+            name = self._listed[holder].endpoint.name
+            self._refused[service.key] = f"who answers there is listed already, as {name}"
         return None
 
     def _yields(self, holder: Listed, advert: Advert) -> bool:
@@ -157,26 +182,30 @@ class Roster:
         if advert.proven != holder.advert.proven:
             return advert.proven
         service = self._services.get(holder.service)
-        return not holder.advert.id or service is None or service.gone or service.stale
+        return not holder.advert.id or service is None or service.abandoned
 
     def _place_bare(self, service: Service, advert: Advert) -> None:
         """List whoever answers: without an id, two hosts cannot be told from two addresses of one.
 
         If somebody answers over IPv4, IPv6 is left out: mostly it is the same one.
         """
-        answering = [place for place in advert.places if self._answer(place) is not None]
-        if any(place.address.version == 4 for place in answering):
-            answering = [place for place in answering if place.address.version == 4]
+        places = self._places_of(service)
+        v4 = [place for place in places if place.address.version == 4]
+        if any(self._answer(place) is not None or not self._asked(place) for place in v4):
+            places = v4
         taken = self.places
-        for place in answering:
-            if place not in taken:
+        for place in places:
+            if place not in taken and self._answer(place) is not None:
                 self._list(str(place), service, advert, place)
 
     def _list(self, endpoint_id: str, service: Service, advert: Advert, place: Place) -> None:
         answer = self._answer(place)
         there = sum(one.place.address == place.address for one in self._listed.values())
         full = len(self._listed) >= self._limit or there >= max(1, self._limit // _SHARE)
-        if answer is None or (full and endpoint_id not in self._listed):
+        if answer is None:
+            return
+        if full and endpoint_id not in self._listed:
+            self._refused[service.key] = "MDNS_MAX_SERVICES leaves no room for it"
             return
         endpoint = self._endpoint(endpoint_id, place, advert, answer)
         self._listed[endpoint_id] = Listed(
@@ -200,7 +229,7 @@ class Roster:
         service = self._services.get(one.service)
         if service is None or service.gone or service.advert is None:
             return False
-        return service.advert.id == one.advert.id and one.place in service.advert.places
+        return service.advert.id == one.advert.id and one.place in self._places_of(service)
 
     def _endpoint(self, endpoint_id: str, place: Place, advert: Advert, answer: Recognised) -> Endpoint:
         directory = answer.directory or advert.directory
@@ -208,41 +237,10 @@ class Roster:
         labels = {"version": answer.version or advert.version, "identity": identity}
         return Endpoint(
             id=endpoint_id,
-            name=advert.name or clean_line(f"{place.address}-{_folder(directory) or place.port}", 190),
+            name=advert.name or clean_line(f"{place.address}-{folder_of(directory) or place.port}", 190),
             url=place.url,
             hostname=advert.host or str(place.address),
             directory=directory,
             labels={key: value for key, value in labels.items() if value},
             vouched=advert.proven or self._vouched(place),
         )
-
-
-def _folder(directory: str) -> str:
-    kind = PureWindowsPath if "\\" in directory else PurePosixPath
-    return kind(directory).name
-
-
-def rejections(
-    services: Iterable[Service], roster: Roster, problem: Callable[[Place], str]
-) -> Sequence[Rejection]:
-    """Say which services are not listed, and why.
-
-    Args:
-        services: All that are advertised.
-        roster: What is listed.
-        problem: Returns why there is no OpenCode at a place, as a sentence; or nothing.
-    """
-    found: list[Rejection] = []
-    for service in services:
-        if len(found) >= _REJECTIONS:
-            break
-        if roster.lists(service) or not service.resolved:
-            continue
-        reason = service.problem
-        if not reason and service.advert is not None:
-            problems = [f"{place}: {why}" for place in service.advert.places if (why := problem(place))]
-            reason = " ".join(problems) or service.advert.left_out
-        if reason:
-            reason = f"{reason[0].upper()}{reason[1:].rstrip('.')}."
-            found.append(Rejection(source=f"service {service.label}", reason=reason))
-    return found

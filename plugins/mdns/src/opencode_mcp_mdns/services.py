@@ -1,9 +1,9 @@
 """Which services are advertised: hears of them, asks again and again, and learns what each one says."""
 
-import dataclasses
 import logging
 import random
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Iterator
 
 import anyio
 import anyio.lowlevel
@@ -11,7 +11,9 @@ from anyio.abc import TaskGroup
 from zeroconf import Error, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
 
-from opencode_mcp_mdns.advert import Advert, UnusableError, is_candidate, label, read, service_types
+from opencode_mcp_mdns.advert import UnusableError, is_candidate, read, service_types
+from opencode_mcp_mdns.asking import AFTER_CHANGE_SECONDS, AFTER_GOODBYE_SECONDS, Asking
+from opencode_mcp_mdns.service import Service, Worth
 from opencode_mcp_mdns.session import Session
 from opencode_mcp_mdns.settings import MDnsSettings
 
@@ -20,46 +22,10 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 16
 _RESOLVE_MS = 3_000
 """A service may be heard of before its address: with avahi-publish by 0.7 s."""
-_AFTER_GOODBYE_SECONDS = (0.1, 1.1)
-"""Zeroconf asks up to 0.12 s after it was told to."""
-_AFTER_CHANGE_SECONDS = (0.0, 1.0, 4.0)
-_QUESTION_SECONDS = 0.3
-"""How long it takes to ask once."""
+_RECONSIDER_SECONDS = 2.0
+_RECONSIDERED = 256
 _WITHOUT_PAUSE = 32
 """Services that are read from the cache before anybody else has a turn."""
-
-
-@dataclasses.dataclass(eq=False)
-class Service:
-    """An advertised service that may be an instance.
-
-    Attributes:
-        type: Its type, a DNS name.
-        name: Its whole name, as it came: not safe to show.
-        advert: What it says; None as long as that is unknown or of no use.
-        problem: Why there is no advert, as a clause about `it`; or empty.
-        resolved: Whether it was tried to learn what it says.
-        gone: Whether it said goodbye, or was not heard of for too long.
-        stale: Whether nobody answers for it any more.
-    """
-
-    type: str
-    name: str
-    advert: Advert | None = None
-    problem: str = ""
-    resolved: bool = False
-    gone: bool = False
-    stale: bool = False
-
-    @property
-    def key(self) -> str:
-        """Its name for comparing: case does not count in DNS."""
-        return self.name.lower()
-
-    @property
-    def label(self) -> str:
-        """Its own part of its name, as safe text."""
-        return label(self.type, self.name)
 
 
 class Services:
@@ -69,7 +35,7 @@ class Services:
         session: Zeroconf.
         settings: Say what counts.
         changed: Told of each service that has changed.
-        expendable: Whether a service may be given up for another one when there are too many.
+        worth: What a service is worth when there are too many.
 
     Attributes:
         known: The services by key.
@@ -81,21 +47,20 @@ class Services:
         settings: MDnsSettings,
         *,
         changed: Callable[[Service], None],
-        expendable: Callable[[Service], bool],
+        worth: Callable[[Service], Worth],
     ) -> None:
         self.known: dict[str, Service] = {}
         self._session = session
         self._settings = settings
         self._changed = changed
-        self._expendable = expendable
+        self._worth = worth
         self._types = service_types(settings)
         self._queue: dict[str, Service] = {}
-        self._asking: set[str] = set()
+        self._in_doubt: set[str] = set()
         self._slots = anyio.CapacityLimiter(_AT_ONCE)
         self._queued = anyio.Event()
-        self._due: list[float] = []
-        self._due_changed = anyio.Event()
-        self._flooded = False
+        self._asking = Asking(session, self._types, self._heard)
+        self._flooded = self._overlooked = False
 
     @property
     def settled(self) -> bool:
@@ -112,7 +77,8 @@ class Services:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._resolve, group)
-                group.start_soon(self._ask_again, rescan_seconds)
+                group.start_soon(self._asking.run, rescan_seconds)
+                group.start_soon(self._reconsider)
                 group.start_soon(self._session.follow, self._network_changed)
         finally:
             await browser.async_cancel()
@@ -135,63 +101,73 @@ class Services:
         service = self.known.get(name.lower())
         if state_change is ServiceStateChange.Removed:
             if service is not None and not service.gone:
-                service.gone = True
-                self.ask_soon(_AFTER_GOODBYE_SECONDS)
+                service.gone_at = time.monotonic()
+                self._asking.soon(AFTER_GOODBYE_SECONDS)
                 self._changed(service)
             return
         if service is None:
-            service = self._admitted(service_type, name)
+            service = self._admitted(Service(service_type, name))
         if service is not None:
-            service.gone = False
+            service.gone_at = None
             self._queue[service.key] = service
             self._queued.set()
 
-    def _admitted(self, type_: str, name: str) -> Service | None:
+    def _admitted(self, service: Service) -> Service | None:
+        """Take a service in, if need be for a worse one; return None if there is no room."""
         if len(self.known) >= self._settings.max_services:
-            if not self._flooded:
-                logger.warning(
-                    "More than MDNS_MAX_SERVICES (%d) services are advertised: some are left out.",
-                    self._settings.max_services,
-                )
-            self._flooded = True
-            given_up = [service for service in self.known.values() if self._expendable(service)]
-            if not given_up:
+            self._tell_of_flood()
+            self._read_from_cache(service)
+            worth = self._worth(service)
+            worse = [] if worth is Worth.NOTHING else [*self._worse(worth)]
+            if not worse:
+                self._overlooked = True
                 return None
-            self.drop(random.choice(given_up))  # noqa: S311 - so that nobody can foresee which
+            self.drop(random.choice(worse))  # noqa: S311 - so that nobody can foresee which
         elif len(self.known) < self._settings.max_services // 2:
             self._flooded = False
-        service = self.known[name.lower()] = Service(type_, name)
+        self.known[service.key] = service
         return service
 
-    def ask_soon(self, delays: Collection[float]) -> None:
-        """Ask who is there, once after each of `delays` seconds; what is about to be asked anyway counts."""
-        now = anyio.current_time()
-        for delay in delays:
-            if not any(now <= due <= now + delay + _QUESTION_SECONDS for due in self._due):
-                self._due.append(now + delay)
-        self._due.sort()
-        self._due_changed.set()
+    def _worse(self, worth: Worth) -> Iterator[Service]:
+        """Yield the services that are worth nothing; if there are none, others that are worth less."""
+        by_worth = {one.key: self._worth(one) for one in self.known.values()}
+        worst = max(by_worth.values())
+        return (one for one in self.known.values() if worst > worth and by_worth[one.key] is worst)
 
-    async def _ask_again(self, rescan_seconds: float) -> None:
-        """Ask when it is due. Whatever is known is heard again, too, so what it says is learnt anew."""
-        rescan = anyio.current_time() + rescan_seconds
+    def _tell_of_flood(self) -> None:
+        if not self._flooded:
+            logger.warning(
+                "More than MDNS_MAX_SERVICES (%d) services are advertised: some are left out.",
+                self._settings.max_services,
+            )
+        self._flooded = True
+
+    async def _reconsider(self) -> None:
+        """Give those for whom there was no room another chance, in no foreseeable order."""
         while True:
-            self._due_changed = anyio.Event()
-            due = min([rescan, *self._due])
-            with anyio.CancelScope(deadline=due):
-                await self._due_changed.wait()
+            await anyio.sleep(_RECONSIDER_SECONDS)
+            if not self._overlooked:
                 continue
-            self._due = [one for one in self._due if one > due]
-            asking = AsyncServiceBrowser(self._zeroconf, self._types, handlers=[self._heard])
-            try:
-                await anyio.sleep(_QUESTION_SECONDS)
-            finally:
-                await asking.async_cancel()
-            if due >= rescan:
-                rescan = anyio.current_time() + rescan_seconds
+            self._overlooked = False
+            overlooked = await self._unknown()
+            random.shuffle(overlooked)
+            for service_type, name in overlooked[:_RECONSIDERED]:
+                self._heard(self._zeroconf, service_type, name, ServiceStateChange.Added)
+
+    async def _unknown(self) -> list[tuple[str, str]]:
+        """Return the types and names of the services that only zeroconf knows."""
+        found: list[tuple[str, str]] = []
+
+        def collect(service_type: str, name: str, **_: object) -> None:
+            if name.lower() not in self.known:
+                found.append((service_type, name))
+
+        # It tells at once what zeroconf knows, and is ended before it asks the network.
+        await AsyncServiceBrowser(self._zeroconf, self._types, handlers=[collect]).async_cancel()
+        return found
 
     async def _network_changed(self) -> None:
-        self.ask_soon(_AFTER_CHANGE_SECONDS)
+        self._asking.soon(AFTER_CHANGE_SECONDS)
         for service in self.known.values():  # other addresses are allowed now
             self._queue[service.key] = service
         self._queued.set()
@@ -204,11 +180,10 @@ class Services:
             count = 0
             while self._queue:
                 service = self._queue.pop(next(iter(self._queue)))
-                info = self._info(service)
-                if info is not None and info.load_from_cache(self._zeroconf):
-                    self._resolved(service, info)
-                elif info is not None and service.key not in self._asking:
-                    self._asking.add(service.key)
+                if self._read_from_cache(service):
+                    self._changed(service)
+                elif service.key not in self._in_doubt:
+                    self._in_doubt.add(service.key)
                     group.start_soon(self._ask_for, service)
                 count += 1
                 if count % _WITHOUT_PAUSE == 0:
@@ -221,33 +196,38 @@ class Services:
                 if info is None or self.known.get(service.key) is not service:
                     return
                 if await info.async_request(self._zeroconf, _RESOLVE_MS):
-                    self._resolved(service, info)
-                    return
-            service.stale = service.resolved = True
-            if service.advert is None:
-                service.problem = "nobody answers for it: its address cannot be learnt"
+                    self._read(service, info)
+                else:
+                    service.stale = service.resolved = True
+                    if service.advert is None:
+                        service.problem = "nobody answers for it: its address cannot be learnt"
             self._changed(service)
         finally:
-            self._asking.discard(service.key)
+            self._in_doubt.discard(service.key)
+
+    def _read_from_cache(self, service: Service) -> bool:
+        """Learn what a service says if zeroconf knows; return whether it does, or never will."""
+        info = self._info(service)
+        if info is None:
+            return True
+        known = info.load_from_cache(self._zeroconf)
+        if known:
+            self._read(service, info)
+        return known
 
     def _info(self, service: Service) -> AsyncServiceInfo | None:
         try:
             return AsyncServiceInfo(service.type, service.name)
         except Error:  # control characters, for example
-            self._unusable(service, "its name is no name of a service")
+            service.resolved, service.problem = True, "its name is no name of a service"
             return None
 
-    def _resolved(self, service: Service, info: AsyncServiceInfo) -> None:
+    def _read(self, service: Service, info: AsyncServiceInfo) -> None:
         service.resolved, service.stale, service.problem = True, False, ""
         try:
-            advert = read(info, self._session.network, self._settings)
+            service.advert = read(info, self._session.network, self._settings)
         except UnusableError as error:
-            self._unusable(service, str(error))
-        else:
-            service.advert = advert
-            self._changed(service)
-
-    def _unusable(self, service: Service, problem: str) -> None:
-        # What it said before is kept: whoever overwrites it with nonsense must not make it vanish.
-        service.resolved, service.problem = True, problem
-        self._changed(service)
+            # What it said before is kept: whoever overwrites it with nonsense must not make it vanish.
+            service.problem = str(error)
+            if service.advert is not None and service.advert.expired:
+                service.advert = None

@@ -9,9 +9,11 @@ from pydantic import SecretStr, ValidationInfo, field_validator
 
 from opencode_mcp import Settings, variable
 
-_SERVICE_TYPE = re.compile(r"_[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\._tcp")  # RFC 6335, section 5.1
+_SERVICE_TYPE = re.compile(  # RFC 6335, section 5.1
+    r"_(?=[a-z0-9-]*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\._tcp"
+)
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _HIGHEST_PORT = 65_535
 _SHORTEST_SECRET = 16
 
@@ -31,7 +33,7 @@ class MDnsSettings(Settings):
         (),
         takes="names of network interfaces, or addresses of this machine, with commas between",
         about="On which networks instances are looked for and announced. Default: all but loopback. With one "
-        "address and nothing else, `opencode-connected` makes OpenCode listen on that address only.",
+        "address and nothing else, and no other transport, OpenCode is made to listen on that address only.",
     )
     ports: tuple[str, ...] = variable(
         "MDNS_PORTS",
@@ -43,7 +45,8 @@ class MDnsSettings(Settings):
         "MDNS_MAX_SERVICES",
         256,
         takes="a whole number from 1 to 10000",
-        about="How many advertised services are followed at most; a quarter of them at one address.",
+        about="How many advertised services are followed at most. At most a quarter as many instances are "
+        "listed at one address.",
         ge=1,
         le=10_000,
     )
@@ -124,9 +127,7 @@ class MDnsSettings(Settings):
     @classmethod
     def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for one in value:
-            if _network(one) is None and (
-                not _HOST_NAME.fullmatch(one) or one.lower().rstrip(".").endswith(".local")
-            ):
+            if _network(one) is None and not _is_scoped(one) and not _is_name(one):
                 raise ValueError("no host")
         return value
 
@@ -158,7 +159,12 @@ class MDnsSettings(Settings):
     @cached_property
     def vouched_names(self) -> Sequence[str]:
         """The host names of MDNS_CREDENTIALS_FOR."""
-        return [one for one in self.credentials_for if _network(one) is None]
+        return [one for one in self.credentials_for if _is_name(one)]
+
+    @cached_property
+    def vouched_scoped(self) -> Sequence[str]:
+        """The addresses of MDNS_CREDENTIALS_FOR that say on which interface they are."""
+        return [one for one in self.credentials_for if _is_scoped(one)]
 
     @property
     def key(self) -> bytes | None:
@@ -168,7 +174,7 @@ class MDnsSettings(Settings):
 
 def _range(text: str) -> range:
     """Return the ports that `4096` or `4000-5000` means; none if it means nothing."""
-    found = _PORTS.fullmatch(text.replace(" ", ""))
+    found = _PORTS.fullmatch(text)
     if found is None:
         return range(0)
     return range(int(found[1]), int(found[2] or found[1]) + 1)
@@ -176,6 +182,19 @@ def _range(text: str) -> range:
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return None if "%" in text else ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
+
+
+def _is_scoped(text: str) -> bool:
+    try:
+        return "%" in text and str(ipaddress.IPv6Address(text)) == text
+    except ValueError:
+        return False
+
+
+def _is_name(text: str) -> bool:
+    """Whether it is a host name that not everybody may answer for; a number at its end is an address's."""
+    last = text.lower().rstrip(".").rpartition(".")[2]
+    return bool(_HOST_NAME.fullmatch(text)) and last != "local" and not last.isdecimal()

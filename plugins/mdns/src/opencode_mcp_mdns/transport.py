@@ -117,7 +117,10 @@ class MDns(Transport):
         Raises:
             TransportError: If multicast DNS cannot be used on this machine.
         """
-        found = [one for one in await self.discover() if one.id == endpoint.id]
+        from opencode_mcp_mdns.composing import public_id  # not for finding
+
+        wanted = public_id(endpoint.id)
+        found = [one for one in await self.discover() if one.id.partition("~")[0] == wanted]
         if found:
             return [Finding(about="advertised", ok=True, detail=f"found on the network, at {found[0].url}")]
         return [Finding(about="advertised", ok=False, detail="not found on the network")]

@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import anyio
 
@@ -23,6 +24,7 @@ class Vouching:
 
     def __init__(self, settings: MDnsSettings, *, changed: Callable[[], None]) -> None:
         self._networks = settings.vouched_networks
+        self._scoped = settings.vouched_scoped
         self._names = settings.vouched_names
         self._changed = changed
         self._found: dict[str, frozenset[str]] = {}
@@ -30,9 +32,12 @@ class Vouching:
 
     def vouched(self, place: Place) -> bool:
         """Whether the user vouches for whoever is at a place."""
-        shown = str(place.address).partition("%")[0]
-        return any(place.address in network for network in self._networks) or any(
-            shown in addresses for addresses in self._found.values()
+        address = str(place.address)
+        bare = ip_address(address.partition("%")[0])
+        return (
+            address in self._scoped
+            or any(bare in network for network in self._networks)
+            or any(str(bare) in addresses for addresses in self._found.values())
         )
 
     async def run(self, every_seconds: float) -> None:
