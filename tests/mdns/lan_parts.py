@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -205,37 +205,23 @@ class RealServer:
 
 @contextlib.contextmanager
 def connected(
-    host: Host,
-    home: Path,
-    *arguments: str,
-    headless: bool = True,
-    opencode: Sequence[str | Path] = (),
-    **variables: str,
-) -> Generator[subprocess.Popen[Any]]:
-    """Run `opencode-connected` with TRANSPORT=mdns on a host until the block ends.
+    host: Host, home: Path, *arguments: str, **variables: str
+) -> Generator["subprocess.Popen[Any]"]:
+    """Run `opencode-connected` with TRANSPORT=mdns on a host until the block ends, with the real OpenCode.
 
     Args:
         host: Where.
         home: Its home directory; it works in `project` below it.
-        arguments: For opencode-connected.
-        headless: Whether to start the server alone, which needs no terminal.
-        opencode: What it starts; by default the real OpenCode.
+        arguments: For opencode-connected; without `--attach` it starts the server alone, without a terminal.
         variables: Further environment variables.
     """
     project = home / "project"
     own = environment(home, TRANSPORT="mdns", **variables)
     project.mkdir(parents=True, exist_ok=True)
-    own.setdefault("OPENCODE_MCP_COMMAND", " ".join(map(str, opencode or (opencode_binary(),))))
+    own.setdefault("OPENCODE_MCP_COMMAND", str(opencode_binary()))
+    words = [*PROGRAM, *([] if "--attach" in arguments else ["--headless"]), *arguments]
     with (home / "connected.log").open("ab") as log:
-        process = host.popen(
-            *PROGRAM,
-            *(["--headless"] if headless else []),
-            *arguments,
-            cwd=project,
-            env=own,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        process = host.popen(*words, cwd=project, env=own, stdout=log, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
@@ -245,7 +231,8 @@ def connected(
 def password_of(home: Path) -> str:
     """Return the password that `opencode-connected` has made up."""
     path = home / "state" / "opencode-mcp" / "password"
-    return wait_for(lambda: path.exists() and path.read_text().strip(), PATIENCE, f"{path} is there")
+    wait_for(path.exists, PATIENCE, f"{path} is there")
+    return path.read_text().strip()
 
 
 def is_online(rows: list[Row], *hosts: str) -> bool:

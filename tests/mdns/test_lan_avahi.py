@@ -106,7 +106,7 @@ def test_a_server_without_a_password_is_not_announced(network: Lan, tmp_path: Pa
 def attached(host: Host, home: Path, url: str, password: str = "pw"):
     """Run `opencode-connected --attach`."""
     given = {"OPENCODE_SERVER_PASSWORD": password} if password else {}
-    return connected(host, home, "--attach", url, headless=False, **given)
+    return connected(host, home, "--attach", url, **given)
 
 
 def mine(found: list[Service]) -> list[Service]:

@@ -1,4 +1,4 @@
-"""The whole transport on loopback, where no rights are needed: multicast DNS works there too, within seconds."""
+"""The whole transport on loopback, which takes no rights: multicast DNS works there too, within seconds."""
 
 import asyncio
 import logging

@@ -36,7 +36,7 @@ class Asking:
         """Ask once after each of `delays` seconds; what is about to be asked anyway counts."""
         now = anyio.current_time()
         for delay in delays:
-            if not any(now <= due <= now + delay + _QUESTION_SECONDS for due in self._due):
+            if not any(abs(due - now - delay) <= _QUESTION_SECONDS for due in self._due):
                 self._due.append(now + delay)
         self._changed.set()
 

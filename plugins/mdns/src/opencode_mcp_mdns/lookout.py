@@ -46,7 +46,7 @@ class Lookout:
             self._services.known,
             self._places_of,
             self._answer,
-            self._asked,
+            self._is_decided,
             self._vouching.vouched,
             limit=settings.max_services,
             identify=settings.secret is not None,
@@ -107,16 +107,17 @@ class Lookout:
 
         At this machine there are only its own instances: see `Network.refusal`.
         """
-        self._allowed.clear()
-        for service in self._services.known.values():
+        allowed: dict[str, Sequence[Place]] = {}
+        for service in list(self._services.known.values()):
             if (advert := service.advert) is None:
                 continue
             own = [place for place in advert.places if self._session.network.is_own(place.address)]
             if own:
                 here = await self._announced_here()
                 own = [place for place in own if (advert.id, place.port) not in here]
-            self._allowed[service.key] = [place for place in advert.places if place not in own]
-        return {*self._roster.places, *chain.from_iterable(self._allowed.values())}
+            allowed[service.key] = [place for place in advert.places if place not in own]
+        self._allowed = allowed
+        return {*self._roster.places, *chain.from_iterable(allowed.values())}
 
     async def _announced_here(self) -> Collection[tuple[str, int | None]]:
         """Return the ids and ports of the instances of this machine; not read anew at every turn."""
@@ -154,9 +155,9 @@ class Lookout:
     def _places_of(self, service: Service) -> Sequence[Place]:
         return self._allowed.get(service.key, ())
 
-    def _asked(self, place: Place) -> bool:
+    def _is_decided(self, place: Place) -> bool:
         visit = self._places.get(place)
-        return visit is not None and visit.asked
+        return visit is not None and visit.decided
 
     def _answer(self, place: Place) -> Recognised | None:
         visit = self._places.get(place)

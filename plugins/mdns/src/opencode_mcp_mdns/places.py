@@ -57,6 +57,11 @@ class Visit:
         self._attempts = 0
         self._doubted = anyio.Event()
 
+    @property
+    def decided(self) -> bool:
+        """Whether it is known by now whether there is one."""
+        return self.asked and (self.answer is not None or self._misses >= _MISSES)
+
     def doubt(self) -> None:
         """Ask again at once."""
         self._attempts = 0
@@ -77,9 +82,9 @@ class Visit:
             self._misses = 0
         except OpenCodeMCPError as error:
             self.problem = str(error)
-            self._misses += 1
+            self._misses = self._misses + 1 if isinstance(error, UnreachableError) else _MISSES
             self.silent = anyio.current_time() - began >= _ASK_SECONDS
-            if self._misses >= _MISSES or not isinstance(error, UnreachableError):
+            if self._misses >= _MISSES:
                 self.answer = None
         finally:
             self.asked = True

@@ -56,7 +56,7 @@ def check(key: bytes, *, target: str, port: int, txt: Mapping[str, str]) -> floa
         raise UnprovenError("its proof of MDNS_SECRET does not fit: another secret, or somebody changed it")
     told, hour = txt.get(UNTIL, ""), int(time.time()) // _HOUR
     until = int(told) if told.isascii() and told.isdecimal() and len(told) < _DIGITS else 0
-    if until < hour - _CLOCKS_DIFFER_HOURS:
+    if until <= hour - _CLOCKS_DIFFER_HOURS:
         raise UnprovenError("its proof of MDNS_SECRET is too old: a repetition, or a clock is wrong")
     if until > hour + _LIFE_HOURS + _CLOCKS_DIFFER_HOURS:
         raise UnprovenError("its proof of MDNS_SECRET holds for too long: a clock is wrong")

@@ -42,7 +42,7 @@ class Roster:
         services: The services that are advertised, by key.
         places: Returns the places that a service may claim.
         answer: Returns what the OpenCode at a place said of itself; None if there is none.
-        asked: Whether somebody has asked at a place.
+        decided: Whether it is known by now whether there is an OpenCode at a place.
         vouched: Whether the user vouches for whoever is at a place.
         limit: How many are listed at most; a quarter of them at one address.
         identify: Whether to say of each whether it proved the secret.
@@ -53,7 +53,7 @@ class Roster:
         services: Mapping[str, Service],
         places: Callable[[Service], Sequence[Place]],
         answer: Callable[[Place], Recognised | None],
-        asked: Callable[[Place], bool],
+        decided: Callable[[Place], bool],
         vouched: Callable[[Place], bool],
         *,
         limit: int,
@@ -62,7 +62,7 @@ class Roster:
         self._services = services
         self._places_of = places
         self._answer = answer
-        self._asked = asked
+        self._decided = decided
         self._vouched = vouched
         self._limit = limit
         self._identify = identify
@@ -191,7 +191,7 @@ class Roster:
         """
         places = self._places_of(service)
         v4 = [place for place in places if place.address.version == 4]
-        if any(self._answer(place) is not None or not self._asked(place) for place in v4):
+        if any(self._answer(place) is not None or not self._decided(place) for place in v4):
             places = v4
         taken = self.places
         for place in places:

@@ -3,7 +3,7 @@
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -24,6 +24,8 @@ _RESOLVE_MS = 3_000
 """A service may be heard of before its address: with avahi-publish by 0.7 s."""
 _RECONSIDER_SECONDS = 2.0
 _RECONSIDERED = 256
+_COMPARED = 64
+"""With how many services a newcomer is compared when there are too many."""
 _WITHOUT_PAUSE = 32
 """Services that are read from the cache before anybody else has a turn."""
 
@@ -56,7 +58,7 @@ class Services:
         self._worth = worth
         self._types = service_types(settings)
         self._queue: dict[str, Service] = {}
-        self._in_doubt: set[str] = set()
+        self._in_doubt: set[Service] = set()
         self._slots = anyio.CapacityLimiter(_AT_ONCE)
         self._queued = anyio.Event()
         self._asking = Asking(session, self._types, self._heard)
@@ -118,7 +120,7 @@ class Services:
             self._tell_of_flood()
             self._read_from_cache(service)
             worth = self._worth(service)
-            worse = [] if worth is Worth.NOTHING else [*self._worse(worth)]
+            worse = () if worth is Worth.NOTHING else self._worse(worth)
             if not worse:
                 self._overlooked = True
                 return None
@@ -128,11 +130,13 @@ class Services:
         self.known[service.key] = service
         return service
 
-    def _worse(self, worth: Worth) -> Iterator[Service]:
-        """Yield the services that are worth nothing; if there are none, others that are worth less."""
-        by_worth = {one.key: self._worth(one) for one in self.known.values()}
-        worst = max(by_worth.values())
-        return (one for one in self.known.values() if worst > worth and by_worth[one.key] is worst)
+    def _worse(self, worth: Worth) -> Sequence[Service]:
+        """Return services that are worth nothing; if there are none, others that are worth less."""
+        known = list(self.known.values())
+        some = random.sample(known, min(_COMPARED, len(known)))  # all of them would hold up everybody
+        by_worth = [(self._worth(one), one) for one in some]
+        worst = max(value for value, _ in by_worth)
+        return [one for value, one in by_worth if value is worst and worst > worth]
 
     def _tell_of_flood(self) -> None:
         if not self._flooded:
@@ -182,8 +186,8 @@ class Services:
                 service = self._queue.pop(next(iter(self._queue)))
                 if self._read_from_cache(service):
                     self._changed(service)
-                elif service.key not in self._in_doubt:
-                    self._in_doubt.add(service.key)
+                elif service not in self._in_doubt:
+                    self._in_doubt.add(service)
                     group.start_soon(self._ask_for, service)
                 count += 1
                 if count % _WITHOUT_PAUSE == 0:
@@ -203,7 +207,7 @@ class Services:
                         service.problem = "nobody answers for it: its address cannot be learnt"
             self._changed(service)
         finally:
-            self._in_doubt.discard(service.key)
+            self._in_doubt.discard(service)
 
     def _read_from_cache(self, service: Service) -> bool:
         """Learn what a service says if zeroconf knows; return whether it does, or never will."""
