@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """The least that can stand for OpenCode: notes when it was started and when it answers, then answers.
 
-`opencode [serve] --port N …`; the notes go to the file BENCH_NOTES, as nanoseconds since the epoch.
+`opencode [serve] --port N [--hostname ADDRESS] …`; the notes go to the file BENCH_NOTES, as nanoseconds since
+the epoch.
 """
 
+import base64
 import http.server
 import os
 import sys
@@ -11,13 +13,19 @@ import time
 
 
 class Health(http.server.BaseHTTPRequestHandler):
-    """Answers everything with the health of an OpenCode 1.x."""
+    """Answers everything with the health of an OpenCode 1.x, if need be after asking for the password."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         content = b'{"healthy":true,"version":"1.18.33"}'
-        self.send_response(200)
+        password = os.environ.get("OPENCODE_SERVER_PASSWORD")
+        known = f"Basic {base64.b64encode(f'opencode:{password}'.encode()).decode()}"
+        if password and self.headers["authorization"] != known:
+            self.send_response(401)
+            self.send_header("www-authenticate", 'Basic realm="Secure Area"')
+        else:
+            self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(content)))
         self.end_headers()
@@ -32,11 +40,12 @@ def main() -> None:
     started = time.time_ns()
     notes = os.environ["BENCH_NOTES"]
     port = int(sys.argv[sys.argv.index("--port") + 1]) if "--port" in sys.argv else 0
+    host = sys.argv[sys.argv.index("--hostname") + 1] if "--hostname" in sys.argv else "127.0.0.1"
     if not port:
         answering = 0
         server = None
     else:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Health)
+        server = http.server.ThreadingHTTPServer((host, port), Health)
         answering = time.time_ns()
     with open(f"{notes}.new", "w", encoding="ascii") as file:  # noqa: PTH123 - started often: few imports
         file.write(f"[{started}, {answering}]")

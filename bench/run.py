@@ -1,4 +1,4 @@
-"""`bench/run.py [start] [instances] [send] [weight] [freshness] [connect]`: figures of docs/performance.md.
+"""`bench/run.py [NAME ...] [--rounds N] [--json]`: the figures of docs/performance.md.
 
 The server is measured over stdio with the official MCP client, against simulated OpenCode servers in one
 other process, each figure in turns with its floor: the least that could do the same work.
@@ -19,6 +19,7 @@ import anyio
 import connect
 import freshness
 import listing
+import mdns
 import sending
 import start
 import weight
@@ -31,6 +32,7 @@ BENCHMARKS: Mapping[str, Callable[[int], AsyncGenerator[Figure]]] = {
     "weight": weight.measure,
     "freshness": freshness.measure,
     "connect": connect.measure,
+    "mdns": mdns.measure,
 }
 
 

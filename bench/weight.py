@@ -25,7 +25,8 @@ def _used(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def _megabytes(process: psutil.Process) -> tuple[float, float]:
+def megabytes(process: psutil.Process) -> tuple[float, float]:
+    """Return what a process occupies, and how much of that it shares with nobody."""
     memory = process.memory_full_info()
     return memory.rss / 1e6, memory.uss / 1e6
 
@@ -42,7 +43,7 @@ async def measure(rounds: int) -> AsyncGenerator[Figure]:
             await anyio.sleep(SETTLE_SECONDS)
             used, least = await cpu([real.process, smallest.process], IDLE_SECONDS)
             await real.all_online(COUNT, 1)
-            (rss, uss), (floor_rss, floor_uss) = _megabytes(real.process), _megabytes(smallest.process)
+            (rss, uss), (floor_rss, floor_uss) = megabytes(real.process), megabytes(smallest.process)
     yield Figure(
         name=f"memory (RSS), {COUNT} online",
         measured=rss,

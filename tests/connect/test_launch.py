@@ -125,6 +125,17 @@ def test_the_password_goes_into_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert environment_for(None) == os.environ
 
 
+def test_secrets_stay_out_of_the_environment_but_for_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER", "stays")
+    monkeypatch.setenv("PLUGIN_TOKEN", "hunter2")
+    monkeypatch.setenv("OPENCODE_SERVER_PASSWORD", "s3cret")
+    secrets = {"PLUGIN_TOKEN", "PLUGIN_UNSET", "OPENCODE_SERVER_PASSWORD"}
+    without = {name: value for name, value in os.environ.items() if name != "PLUGIN_TOKEN"}
+    assert environment_for(None, secrets) == without
+    assert environment_for("another", secrets) == {**without, "OPENCODE_SERVER_PASSWORD": "another"}
+    assert os.environ["PLUGIN_TOKEN"] == "hunter2", "our own stays: ssh may need it"
+
+
 def test_a_port_that_is_taken_is_refused_if_it_was_wanted_and_else_avoided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

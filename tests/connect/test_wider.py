@@ -19,7 +19,13 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from opencode_mcp import Announcing, Settings, Transport, TransportPlugin, hookimpl
+from pydantic import SecretStr
+
+from opencode_mcp import Announcing, Settings, Transport, TransportPlugin, hookimpl, variable
+
+
+class WideSettings(Settings):
+    token: SecretStr | None = variable("WIDE_TOKEN", None, takes="a token", about="It is secret.")
 
 
 class Wide(Transport):
@@ -47,7 +53,11 @@ def opencode_mcp_transports():
     wants = Announcing(listen="0.0.0.0", facts={"Network": "all of\\x1b[31m it"})
     return [
         TransportPlugin(
-            name="wide", summary="Wide", settings=Settings, open=open_wide, announcing=lambda _: wants
+            name="wide",
+            summary="Wide",
+            settings=WideSettings,
+            open=open_wide,
+            announcing=lambda _: wants,
         )
     ]
 """
@@ -105,6 +115,17 @@ def test_a_password_is_made_up_kept_and_told_nowhere(connected: Connected, wide:
     assert not Path(wide["WIDE_FILE"]).exists()
     with connected.announced(environment=wide):
         assert {run["environment"]["OPENCODE_SERVER_PASSWORD"] for run in connected.runs()} == {password}
+
+
+def test_opencode_is_not_given_the_secrets_of_the_transports(
+    connected: Connected, wide: dict[str, str]
+) -> None:
+    with connected.announced(WIDE_TOKEN="hunter2", WIDE_PLAIN="stays", environment=wide):
+        environment = connected.run()["environment"]
+    assert "hunter2" not in environment.values()
+    assert "WIDE_TOKEN" not in environment
+    assert environment["WIDE_PLAIN"] == "stays"
+    assert "OPENCODE_SERVER_PASSWORD" in environment
 
 
 def test_a_password_of_ones_own_is_used_instead(connected: Connected, wide: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from opencode_mcp import Instance, Route, Status, TransportError, hookimpl
 from opencode_mcp.errors import RequestError
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.model import Activity
+from opencode_mcp.opencode.http import STRANGERS_EVENT
 from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
 from opencode_mcp.text import has_unsafe
 from support.fleets import FAST, Listed, endpoint, only, running_fleet, status, until
@@ -574,3 +575,63 @@ async def test_a_transport_with_an_attribute_of_the_wrong_type_stops_nobody():
     async with fake.serve(), running_fleet(listed) as fleet:
         listed.publish(endpoint("http://127.0.0.1:1", "bad"), endpoint(fake, "good"))
         await until(lambda: status(fleet, "good") == "online" and status(fleet, "bad") == "offline")
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+async def test_a_stranger_that_sends_a_large_event_is_polled_and_stays_online(vouched: bool):
+    fake, listed = FakeOpenCode(), Listed()
+    async with fake.serve(), running_fleet(listed) as fleet:
+        session = fake.create_session("s")
+        listed.publish(endpoint(fake, vouched=vouched))
+        await until(lambda: status(fleet) == "online" and only(fleet).streaming)
+        fake.emit("session.diff", {"sessionID": session, "diff": ["x" * STRANGERS_EVENT]})
+        if not vouched:
+            await until(lambda: not only(fleet).streaming)
+        fake.set_busy(session)
+        await until(lambda: only(fleet).instance.activity is Activity.BUSY)
+        assert only(fleet).streaming == vouched
+        assert (status(fleet), only(fleet).instance.detail) == ("online", "")
+        assert [one.path for one in fake.requests].count("/global/event") == 1, "it was not away"
+        assert fake.streams == int(vouched)
+
+
+async def test_of_a_stranger_with_large_sessions_fewer_are_read():
+    fake, listed = FakeOpenCode(), Listed()
+    async with fake.serve(), running_fleet(listed) as fleet:
+        for number in range(50):
+            fake.create_session(f"{number} {'x' * 20_000}")
+        listed.publish(endpoint(fake, vouched=False))
+        await until(lambda: status(fleet) == "online" and only(fleet).stocked)
+        newest = only(fleet).instance.session
+        assert newest is not None
+        assert newest.title.startswith("49 ")
+        assert [one.id for one in await only(fleet).api.sessions()] == list(fake.sessions)[:-6:-1]
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("Set\x1b[31m LIST_SECRET.\n", "Set LIST_SECRET."),
+        ("x" * 1000, "x" * 50),
+        ("", "A plugin's auth hook can give one."),
+        (None, "A plugin's auth hook can give one."),
+    ],
+    ids=["told", "long", "nothing", "raises"],
+)
+async def test_how_to_vouch_for_it_is_said_in_the_words_of_its_transport(told: str | None, shown: str):
+    def tell(_: Listed) -> str:
+        if told is None:
+            raise KeyError("vouching")
+        return told
+
+    class Vouching(Listed): ...
+
+    setattr(Vouching, "vouching", property(tell))  # noqa: B010 - an attribute in the contract
+    fake, listed = FakeOpenCode(password="s3cret"), Vouching()
+    async with fake.serve(), running_fleet(listed, server_password="s3cret") as fleet:
+        listed.publish(endpoint(fake, vouched=False))
+        await until(lambda: status(fleet) == "needs credentials")
+        detail = only(fleet).instance.detail
+        assert "so OPENCODE_SERVER_PASSWORD is not sent there. " + shown in detail
+        assert len(detail) <= 301
+        assert not has_unsafe(detail)

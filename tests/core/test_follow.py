@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from opencode_mcp import Activity
-from opencode_mcp.errors import ProtocolError, UnreachableError
+from opencode_mcp.errors import ProtocolError, TooLargeError, UnreachableError
 from opencode_mcp.fleet.follow import follow
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
@@ -37,6 +37,8 @@ class Scripted:
     async def events(self) -> AsyncGenerator[AsyncIterator[Event]]:
         async def received():
             async for event in self._receive:
+                if isinstance(event, Exception):
+                    raise event
                 yield event
 
         yield received()
@@ -64,10 +66,12 @@ class Notebook:
     def __init__(self):
         self.picture = Picture()
         self.stocked = 0
+        self.streaming = True
         self.lives = 0
 
     def take_stock(self, snapshot, *, streaming):
         self.stocked += 1
+        self.streaming = streaming
         self.picture.start(snapshot)
 
     def take_note(self, event):
@@ -136,4 +140,29 @@ async def test_silence_leads_to_a_ping_and_a_mute_stream_is_given_up_though_ping
         await follow(api, notes, Pace(probe=1, silence=0.02, mute=0.1))
     assert api.pings >= 2
     assert notes.lives >= 2
+    api.close()
+
+
+async def test_an_event_too_large_to_read_leads_to_polling_whenever_it_comes():
+    for before in ([], [Alive()]):
+        api: Any = Scripted("ses_1")
+        notes = Notebook()
+        api.snapshot_may_come.set()
+        for event in before:
+            api.send.send_nowait(event)
+        api.send.send_nowait(TooLargeError("an event of 1 GiB"))
+        with anyio.fail_after(2):
+            await follow(api, notes, Pace(probe=1, deaf=0, poll=0.01, restream=0.05))
+        assert notes.stocked >= 2
+        assert not notes.streaming
+        api.close()
+
+
+async def test_a_snapshot_too_large_to_read_ends_the_connection_with_its_reason():
+    api: Any = Scripted()
+    api.error = TooLargeError("a snapshot of 1 GiB")
+    api.snapshot_may_come.set()
+    api.send.send_nowait(Alive())
+    with pytest.raises(TooLargeError, match="1 GiB"), anyio.fail_after(2):
+        await follow(api, Notebook(), SLOW)
     api.close()

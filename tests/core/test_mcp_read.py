@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from opencode_mcp.testing import Ask, FakeOpenCode, Gate, Reply, ToolCall
-from support.mcp_client import connected, in_both_eras, until
+from support.mcp_client import Connection, connected, in_both_eras, until
 
 pytestmark = [pytest.mark.anyio, in_both_eras]
 
@@ -129,3 +129,65 @@ async def test_what_an_agent_is_still_writing_is_not_lost(mode: str) -> None:
             gate.open()
         answer = await connection.call("read", instance="alpha")
         assert answer.data["messages"][-1]["text"] == "ab"
+
+
+async def becomes_a_stranger(connection: Connection) -> None:
+    """Let the transport vouch no more for the one instance there is, and wait until it is followed again."""
+    (known,) = connection.transport.endpoints
+    connection.transport.endpoints[:] = [known.model_copy(update={"vouched": False})]
+    await until(lambda: any(one.stocked and not one.endpoint.vouched for one in connection.fleet.monitors))
+
+
+@pytest.mark.parametrize(("size", "shown"), [(60_000, 3), (300_000, 1)])
+async def test_of_a_stranger_with_large_messages_fewer_are_read_and_that_is_said(
+    mode: str, size: int, shown: int
+) -> None:
+    fake = FakeOpenCode()
+    session = fake.create_session("Large")
+    async with connected(fake, mode=mode) as connection:
+        await becomes_a_stranger(connection)
+        for number in range(5):
+            fake.script(Reply(text=f"{number}{'x' * size}"))
+            fake.prompt(session, "y" * size)
+            await until(lambda: fake.messages[session][-1]["info"].get("finish") and not fake.busy)
+        answer = await connection.call("read", instance="alpha")
+        assert len(answer.data["messages"]) == shown
+        assert answer.data["messages"][-1]["text"].startswith("4xxx")
+        newest = "the newest message is" if shown == 1 else f"the newest {shown} messages are"
+        note = f"Only {newest} shown: more are too large to be read at once."
+        assert answer.data["note"] == note
+        assert answer.text.endswith(f"[{note}]")
+        assert (await connection.call("read", instance="alpha", message_limit=1)).data["note"] == ""
+
+
+async def test_a_message_of_a_stranger_that_is_too_large_by_itself_is_told_in_a_sentence(mode: str) -> None:
+    fake = FakeOpenCode()
+    session = fake.create_session("Large")
+    async with connected(fake, mode=mode) as connection:
+        await becomes_a_stranger(connection)
+        fake.script(Reply(text="x" * 600_000))
+        fake.prompt(session, "Go")
+        await until(lambda: fake.messages[session][-1]["info"].get("finish") and not fake.busy)
+        await connection.until("alpha")
+        answer = await connection.call("read", instance="alpha")
+        assert answer.is_error
+        assert (
+            "was answered with more than 524288 bytes, too much to be read. It is not vouched for"
+            in answer.text
+        )
+        asked = [one for one in fake.requests if one.path.endswith("/message")]
+        assert len(asked) == 3, "10, 3 and 1"
+
+
+async def test_an_answer_behind_large_messages_of_a_stranger_arrives(mode: str) -> None:
+    fake = FakeOpenCode()
+    session = fake.create_session("Large")
+    async with connected(fake, mode=mode) as connection:
+        await becomes_a_stranger(connection)
+        for _ in range(2):
+            fake.script(Reply(text="x" * 300_000))
+            fake.prompt(session, "Go")
+            await until(lambda: fake.messages[session][-1]["info"].get("finish") and not fake.busy)
+        await connection.until("alpha")
+        answer = await connection.call("send", instance="alpha", message="And now?")
+        assert answer.data["text"] == "You said: And now?"

@@ -85,7 +85,7 @@ def test_what_is_not_selected_is_not_imported(site: Site, tmp_path: Path):
 def test_an_unknown_transport_is_told_with_those_installed_and_how_to_get_it(site: Site):
     site.install_transport("semaphore")
     assert refused("mdsn") == (
-        "TRANSPORT asks for 'mdsn', which is not installed. Installed: local-relay, semaphore. "
+        "TRANSPORT asks for 'mdsn', which is not installed. Installed: local-relay, mdns, semaphore. "
         "If it is one of the official transports: pip install opencode-mcp-mdsn"
     )
 
@@ -316,7 +316,7 @@ def test_all_installed_are_listed_by_name_with_the_state_they_are_in(site: Site)
     site.install_transport("semaphore")
     site.install("dist-broken", version="0.9", transports={"a-broken": "nowhere"})
     rows = installed_transports(["semaphore", "missing"])
-    assert [one.name for one in rows] == ["a-broken", "local-relay", "semaphore"]
+    assert [one.name for one in rows] == ["a-broken", "local-relay", "mdns", "semaphore"]
     assert row("semaphore", "semaphore") == InstalledTransport(
         name="semaphore",
         distribution="opencode-mcp-semaphore",
@@ -352,7 +352,7 @@ def assert_refused(ended: Outcome, *parts: str) -> None:
 @pytest.mark.slow
 def test_the_command_refuses_an_unknown_transport_in_one_line(command: Command):
     ended = command("instances", TRANSPORT="mdsn")
-    assert_refused(ended, "TRANSPORT asks for 'mdsn'", "Installed: local-relay.", "pip install")
+    assert_refused(ended, "TRANSPORT asks for 'mdsn'", "Installed: local-relay, mdns.", "pip install")
 
 
 @pytest.mark.slow

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import Field, SecretBytes, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretBytes, SecretStr, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from opencode_mcp import Settings, SettingsError, variable
-from opencode_mcp.settings import CoreSettings, documented, read_settings
+from opencode_mcp.settings import ConnectSettings, CoreSettings, documented, read_settings, secret_variables
 from support.command import Command
 
 DEFAULTS = {
@@ -184,6 +184,22 @@ def test_a_secret_that_is_refused_is_not_shown(monkeypatch: pytest.MonkeyPatch, 
     assert "hunter2" not in repr(error.value)
     assert error.value.__cause__ is None
     assert error.value.__suppress_context__  # the error behind it, which shows the value, is in no traceback
+
+
+def test_the_variables_of_secrets_are_known_by_the_types_of_the_settings():
+    class Aliased(Secretive):
+        name: str = variable("PLUGIN_NAME", "", takes="a name", about="…")
+        either: SecretStr | None = Field(None, validation_alias=AliasChoices("PLUGIN_NEW", "PLUGIN_OLD"))
+        unset: SecretStr = SecretStr("")
+
+    assert set(secret_variables(ConnectSettings)) == {"OPENCODE_SERVER_PASSWORD"}
+    assert set(secret_variables(Aliased)) == {
+        "PLUGIN_PLAIN",
+        "PLUGIN_NEW",
+        "PLUGIN_OLD",
+        "PLUGIN_RAW",
+        "PLUGIN_MANY",
+    }
 
 
 class Together(Settings):

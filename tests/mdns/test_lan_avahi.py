@@ -70,7 +70,7 @@ def test_what_we_announce_here_is_found_by_a_gateway_on_the_same_machine(network
     with connected(h1, home, **environment), gateway(h1, home, **TRUST) as one:
         one.until(lambda rows: is_online(rows, "h1"))
     with connected(h1, home, **environment), gateway(h1, tmp_path / "somebody else's", **TRUST) as one:
-        one.until(lambda _: any("this machine itself" in note for note in one.notes()))
+        one.until(lambda _: any("nothing of yours is announced" in note for note in one.notes()))
         assert one.rows() == []
 
 

@@ -3,16 +3,18 @@
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from mdns.lan_parts import PATIENCE, RealServer, Row, connected, gateway, is_online, password_of
 from support.lan import Lan, lan
-from support.wire import sniffing
+from support.wire import Wire, sniffing
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
+TRUST = {"OPENCODE_SERVER_PASSWORD": "pw", "MDNS_CREDENTIALS_FOR": "10.77.0.0/24"}
 LISTED = 2.0
 """Seconds from OpenCode's answering to its being listed; it advertises itself after 0.8."""
 
@@ -131,38 +133,58 @@ def test_a_gateway_whose_cable_is_put_in_late_finds_what_is_there(network: Lan, 
 
 def test_an_announced_one_is_followed_to_another_address(network: Lan, tmp_path: Path):
     h1, _, h3 = network.hosts
-    trust = {"OPENCODE_SERVER_PASSWORD": "pw", "MDNS_CREDENTIALS_FOR": "10.77.0.0/24"}
-    with gateway(h3, tmp_path / "gateway", **trust) as looking, connected(h1, tmp_path / "one", **trust):
-        looking.until(lambda rows: is_online(rows, "h1"))
+    with gateway(h3, tmp_path / "gateway", **TRUST) as looking, connected(h1, tmp_path / "one", **TRUST):
+        before = looking.until(lambda rows: is_online(rows, "h1"))
         with sniffing(h3) as wire:
             h1.set_address("10.77.0.99")
             changed = time.monotonic()
-            wire.wait_for(lambda wire: [one for one in wire.payloads() if one.source == "10.77.0.99"])
+            wire.wait_for(lambda wire: streamed_from(wire, "10.77.0.99"), 10)
             looking.until(lambda rows: is_online(rows, "h1"))
             assert time.monotonic() - changed < 10
+            looking.during(25)  # so long it takes to notice that an old address is dead
+            after = looking.rows()
+            assert is_online(after, "h1")
+            assert [row["name"] for row in after] == [row["name"] for row in before]
+
+
+def streamed_from(wire: Wire, address: str) -> bool:
+    """Whether an OpenCode at this address has been followed by its event stream, not just asked."""
+    return any(b"GET /global/event" in one.data for one in wire.payloads() if one.target == address)
 
 
 def test_it_is_followed_to_another_port_under_the_same_name(network: Lan, tmp_path: Path):
     h1, _, h3 = network.hosts
-    trust = {"OPENCODE_SERVER_PASSWORD": "pw", "MDNS_CREDENTIALS_FOR": "10.77.0.0/24"}
-    with gateway(h3, tmp_path / "gateway", **trust) as looking:
-        with connected(h1, tmp_path / "one", "--port", "4100", **trust) as first:
+    with gateway(h3, tmp_path / "gateway", **TRUST) as looking:
+        with connected(h1, tmp_path / "one", "--port", "4100", **TRUST) as first:
             before = looking.until(lambda rows: is_online(rows, "h1"))
             first.kill()
             looking.until(lambda rows: [row["status"] for row in rows] == ["offline"], 10)
-        with sniffing(h3) as wire, connected(h1, tmp_path / "one", "--port", "4200", **trust):
+        with sniffing(h3) as wire, connected(h1, tmp_path / "one", "--port", "4200", **TRUST):
             wire.wait_for(lambda wire: [one for one in wire.records() if " 4200 " in one.data], PATIENCE)
             rows = looking.until(lambda rows: is_online(rows, "h1"), 5)
             assert [row["name"] for row in rows] == [row["name"] for row in before]
 
 
+def test_all_gateways_of_one_machine_find_it_when_the_cable_is_put_in(network: Lan, tmp_path: Path):
+    h1, _, h3 = network.hosts
+    h3.pull()
+    with ExitStack() as stack:
+        several = [stack.enter_context(gateway(h3, tmp_path / f"gateway{number}")) for number in range(3)]
+        RealServer(h1, tmp_path / "web")
+        several[0].during(3)
+        h3.plug()
+        plugged = time.monotonic()
+        for looking in several:
+            looking.until(lambda rows: is_online(rows, h1.address))
+        assert time.monotonic() - plugged < 10
+
+
 def test_two_of_the_same_name_are_both_listed(network: Lan, tmp_path: Path):
     h1, h2, h3 = network.hosts
-    trust = {"OPENCODE_SERVER_PASSWORD": "pw", "MDNS_CREDENTIALS_FOR": "10.77.0.0/24"}
     with (
-        gateway(h3, tmp_path / "gateway", **trust) as looking,
-        connected(h1, tmp_path / "one", INSTANCE_NAME="twin", **trust),
-        connected(h2, tmp_path / "two", INSTANCE_NAME="twin", **trust),
+        gateway(h3, tmp_path / "gateway", **TRUST) as looking,
+        connected(h1, tmp_path / "one", INSTANCE_NAME="twin", **TRUST),
+        connected(h2, tmp_path / "two", INSTANCE_NAME="twin", **TRUST),
     ):
         rows = looking.until(lambda rows: is_online(rows, "h1", "h2"))
         assert {row["name"] for row in rows} == {"twin", "twin-2"}

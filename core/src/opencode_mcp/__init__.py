@@ -12,6 +12,7 @@ from opencode_mcp.model import Activity, Endpoint, Finding, Instance, Rejection,
 from opencode_mcp.opencode.recognise import Recognised, recognise
 from opencode_mcp.settings import Settings, variable
 from opencode_mcp.state.announced import announced_here
+from opencode_mcp.state.listening import listening_user
 from opencode_mcp.text import clean_line, clean_text
 from opencode_mcp.transport import (
     CONTRACT_VERSION,
@@ -48,6 +49,7 @@ __all__ = [
     "clean_line",
     "clean_text",
     "hookimpl",
+    "listening_user",
     "recognise",
     "variable",
 ]

@@ -47,6 +47,10 @@ class ProtocolError(OpenCodeMCPError):
     """Something answered, but not as an OpenCode server does."""
 
 
+class TooLargeError(ProtocolError):
+    """An answer, or an event, is larger than what is read of one."""
+
+
 class RequestError(OpenCodeMCPError):
     """A server answered a request with an error.
 

@@ -1,9 +1,10 @@
 """Every environment variable of core, in one place, typed, with its unit; and the base for plugins' own."""
 
 import shlex
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
-from pydantic import Field, SecretBytes, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretBytes, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -189,6 +190,17 @@ def _is_secret(annotation: object) -> bool:
     if isinstance(annotation, type) and issubclass(annotation, SecretStr | SecretBytes):
         return True
     return any(map(_is_secret, get_args(annotation)))
+
+
+def secret_variables(model: type[Settings]) -> Collection[str]:
+    """Return the environment variables that set secrets of `model`: of type SecretStr or SecretBytes."""
+    found: set[str] = set()
+    for field in model.model_fields.values():
+        if _is_secret(field.annotation):
+            alias = field.validation_alias
+            aliases = alias.choices if isinstance(alias, AliasChoices) else [alias]
+            found.update(one for one in aliases if isinstance(one, str))
+    return found
 
 
 def _shortened(shown: str) -> str:

@@ -20,6 +20,7 @@ _PORTS = range(4096, 5096)
 """Below the ports that outgoing connections take for themselves."""
 _OURS = ("--port", "--hostname")
 _NOT_FOUND = 127
+_PASSWORD = "OPENCODE_SERVER_PASSWORD"  # noqa: S105 - a name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,6 +171,12 @@ def known_password(settings: CoreSettings, state: Path) -> str | None:
         return None
 
 
-def environment_for(password: str | None) -> Mapping[str, str]:
-    """Return the environment of OpenCode."""
-    return {**os.environ, **({"OPENCODE_SERVER_PASSWORD": password} if password is not None else {})}
+def environment_for(password: str | None, secrets: Collection[str] = ()) -> Mapping[str, str]:
+    """Return the environment of OpenCode: ours without `secrets`, whose agent can run `env`.
+
+    Args:
+        password: What OpenCode is to ask for; None leaves it to the variable, if that is set.
+        secrets: Variables that are not for it. The one of the password is, whoever else uses it.
+    """
+    passed_on = {name: value for name, value in os.environ.items() if name not in {*secrets} - {_PASSWORD}}
+    return passed_on if password is None else {**passed_on, _PASSWORD: password}

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
-from opencode_mcp.connect.listening import listening_user
 from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, ProtocolError
 from opencode_mcp.opencode.probe import Health, probe, project
+from opencode_mcp.state.listening import listening_user
 from opencode_mcp.text import printable
 
 logger = logging.getLogger(__name__)

@@ -1,12 +1,12 @@
 """The selected transports, and what announcing on them takes."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from opencode_mcp.errors import OpenCodeMCPError, StartError
 from opencode_mcp.plugins import Plugins
-from opencode_mcp.settings import Settings, read_settings
+from opencode_mcp.settings import Settings, read_settings, secret_variables
 from opencode_mcp.transport import Announcing, TransportPlugin
 
 
@@ -36,6 +36,11 @@ class Selection:
     def places(self) -> Mapping[str, str]:
         """Where each of them announces, in its own words."""
         return {name: need.place for name, need in self.needs.items()}
+
+    @property
+    def secrets(self) -> Collection[str]:
+        """The environment variables with their secrets."""
+        return {name for plugin, _ in self.transports for name in secret_variables(plugin.settings)}
 
     @property
     def reachable_by(self) -> str:

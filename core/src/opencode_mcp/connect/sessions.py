@@ -104,7 +104,10 @@ class _Asking:
             async with self._limit:
                 with anyio.fail_after(_LOOK_SECONDS):
                     way = registry.connect(one.endpoint) if registry is not None else direct
-                    async with way as route, Http(route, seconds=seconds, auth=auth) as http:
+                    async with (
+                        way as route,
+                        Http(route, seconds=seconds, vouched=one.endpoint.vouched, auth=auth) as http,
+                    ):
                         api = await detect(http)
                         one.version = api.version
                         one.sessions = await api.sessions()

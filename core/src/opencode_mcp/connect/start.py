@@ -87,7 +87,8 @@ def start(*, headless: bool, attach: str | None, port: int | None, passed_on: Se
             listen = ["--port", str(urlsplit(url).port), "--hostname", address]
             arguments = [*program, *serve, *listen, *passed_on]
             terminal = Terminal.if_any()
-            child = Child(arguments, environment_for(password), headless=headless, terminal=terminal)
+            environment = environment_for(password, selection.secrets)
+            child = Child(arguments, environment, headless=headless, terminal=terminal)
         presence = Presence(
             url, username=settings.server_username, password=password, started_here=child is not None
         )

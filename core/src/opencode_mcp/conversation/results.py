@@ -124,4 +124,5 @@ class Transcript(BaseModel):
             head += f", waits for a person ({self.waiting_for})"
         if not self.messages:
             return f"{head}: no messages yet."
-        return "\n\n".join((head, *(message.text_lines() for message in self.messages)))
+        said = (message.text_lines() for message in self.messages)
+        return "\n\n".join((head, *said, *([f"[{self.note}]"] if self.note else [])))

@@ -10,6 +10,7 @@ from opencode_mcp.conversation import wording
 from opencode_mcp.conversation.listening import Listener, Silent, accompanied
 from opencode_mcp.conversation.results import Reply, SaidMessage, Transcript
 from opencode_mcp.conversation.sessions import choose
+from opencode_mcp.conversation.stored import newest
 from opencode_mcp.conversation.turn import Turn
 from opencode_mcp.conversation.waiting import Waiting
 from opencode_mcp.errors import (
@@ -141,14 +142,15 @@ class Conversation:
         if chosen is None:
             return Transcript(instance=monitor.name, note=f"{monitor.name} has no session yet: use `send`.")
         busy = monitor.picture.is_busy(chosen.id) or await self._is_starting(monitor, chosen)
-        stored = await monitor.api.messages(chosen.id, limit)
+        stored = await newest(monitor.api, chosen.id, limit)
         return Transcript(
             instance=monitor.name,
             session_id=chosen.id,
             session=chosen.title,
             activity="busy" if busy else "idle",
             waiting_for=monitor.picture.waiting_for(chosen.id),
-            messages=SaidMessage.all_of(stored),
+            messages=SaidMessage.all_of(stored.messages),
+            note=wording.fewer_read(stored.fewer) if stored.fewer else "",
         )
 
     async def _is_busy(self, monitor: Monitor, session: Session) -> bool:
@@ -165,7 +167,8 @@ class Conversation:
         turn = self._sent_lately(monitor, session)
         if turn is None or turn.error:
             return False
-        return turn.answer(await monitor.api.messages(session.id, _STORED)) is None
+        stored = await newest(monitor.api, session.id, _STORED)
+        return turn.answer(stored.messages) is None
 
     def _sent_lately(self, monitor: Monitor, session: Session) -> Turn | None:
         now = time.monotonic()

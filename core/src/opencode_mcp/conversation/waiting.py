@@ -7,8 +7,9 @@ import anyio
 from opencode_mcp.conversation import listening, wording
 from opencode_mcp.conversation.listening import Listener
 from opencode_mcp.conversation.results import Reply
+from opencode_mcp.conversation.stored import newest
 from opencode_mcp.conversation.turn import Turn, is_last
-from opencode_mcp.errors import OpenCodeMCPError, ProtocolError
+from opencode_mcp.errors import OpenCodeMCPError
 from opencode_mcp.fleet import Feed, Monitor
 from opencode_mcp.model import Session
 from opencode_mcp.opencode.api import Message
@@ -26,7 +27,6 @@ _CHECK_COMPLETE_SECONDS = 0.5
 _AFTERTHOUGHT_SECONDS = 0.2
 _LAST_EVENTS_SECONDS = 1.0
 _STORED = 30
-_STORED_IF_LARGE = 3
 
 
 class Waiting:
@@ -146,12 +146,8 @@ class Waiting:
         return None
 
     async def _answer(self) -> Message | None:
-        api = self._monitor.api
-        try:
-            stored = await api.messages(self._session.id, _STORED)
-        except ProtocolError:  # too large: only what is needed most
-            stored = await api.messages(self._session.id, _STORED_IF_LARGE)
-        message = self._turn.answer(stored)
+        stored = await newest(self._monitor.api, self._session.id, _STORED)
+        message = self._turn.answer(stored.messages)
         self._stored = message.text if message else ""
         return message
 

@@ -62,6 +62,12 @@ def still_running(monitor: Monitor, session_id: str, seconds: float) -> str:
     return f"{state} {waited} `read` shows how it goes on; the answer will be there."
 
 
+def fewer_read(count: int) -> str:
+    """Say that only the newest `count` messages were read."""
+    shown = "the newest message is" if count == 1 else f"the newest {count} messages are"
+    return f"Only {shown} shown: more are too large to be read at once."
+
+
 def shortened(text: str, limit: int) -> tuple[str, str]:
     """Cut `text` to `limit` characters; also returns a note about that, or an empty string."""
     if len(text) <= limit:

@@ -1,15 +1,16 @@
 """Follows one connected server: its event stream, a snapshot beside it, and a watch over its silence.
 
-A stream that never says anything (behind a proxy that buffers) is replaced by polling.
+A stream that never says anything (behind a proxy that buffers), or too much at once, is replaced by polling.
 """
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import suppress
 from typing import Protocol
 
 import anyio
 
-from opencode_mcp.errors import OpenCodeMCPError, UnreachableError
+from opencode_mcp.errors import OpenCodeMCPError, TooLargeError, UnreachableError
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.opencode.api import Event, OpenCode, Snapshot
 
@@ -45,8 +46,10 @@ async def follow(api: OpenCode, follower: Follower, pace: Pace, *, stream: bool 
     Raises:
         OpenCodeMCPError: It is lost, or behaves as no OpenCode server does.
     """
-    if not stream or not await _Stream(api, follower, pace).run():
-        await _poll(api, follower, pace)
+    if stream:
+        with suppress(TooLargeError):  # the server is well, and what the event said is learnt by asking
+            await _Stream(api, follower, pace).run()
+    await _poll(api, follower, pace)
 
 
 async def _poll(api: OpenCode, follower: Follower, pace: Pace) -> None:
@@ -65,14 +68,14 @@ class _Stream:
         self._meanwhile: list[Event] | None = None
         self._verdict: OpenCodeMCPError | None = None
 
-    async def run(self) -> bool:
-        """Follow the stream until it breaks, which raises; return False if it says nothing from the start."""
+    async def run(self) -> None:
+        """Follow the stream until it breaks, which raises; return if it says nothing from the start."""
         async with self._api.events() as events:
             first: Event | None = None
             with anyio.move_on_after(self._pace.probe):
                 first = await anext(events, None)
             if first is None:
-                return False
+                return
             self._heard = time.monotonic()
             async with anyio.create_task_group() as tasks:
 

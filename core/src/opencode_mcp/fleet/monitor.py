@@ -229,7 +229,8 @@ class Monitor:
 
     async def _talk_over(self, route: Route) -> None:
         auth = self._authenticate(self._endpoint)
-        async with Http(route, seconds=self._pace.probe, auth=auth) as http:
+        vouched = self._endpoint.vouched
+        async with Http(route, seconds=self._pace.probe, vouched=vouched, auth=auth) as http:
             self._api = await detect(http)
             self._version = self._api.version
             self._health.answers()

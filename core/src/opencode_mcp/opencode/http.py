@@ -18,6 +18,7 @@ from opencode_mcp.errors import (
     NotListeningError,
     ProtocolError,
     RequestError,
+    TooLargeError,
     UnreachableError,
 )
 from opencode_mcp.model import Route
@@ -28,6 +29,10 @@ MAX_BODY = 1024 * 1024
 """Bytes of an answer that are read, unless the caller expects more."""
 MAX_EVENT = 4 * 1024 * 1024
 """Bytes of one server-sent event."""
+STRANGERS_BODY = 512 * 1024
+"""Bytes of an answer of a server that nobody vouches for; ten messages of an agent seldom need more."""
+STRANGERS_EVENT = 256 * 1024
+"""Bytes of an event of such a server: hundreds of them may have one half sent at the same time."""
 
 Params = Mapping[str, str | int] | None
 """The parameters of a query."""
@@ -67,11 +72,15 @@ class Http:
     Args:
         route: Where to.
         seconds: How long a request may take that does not say otherwise, from start to its last byte.
+        vouched: Whether its transport stands for it being the user's own; a stranger gets less memory.
         auth: What to answer to a 401, or None.
     """
 
-    def __init__(self, route: Route, *, seconds: float, auth: httpx2.Auth | None = None) -> None:
+    def __init__(
+        self, route: Route, *, seconds: float, vouched: bool, auth: httpx2.Auth | None = None
+    ) -> None:
         self._seconds = seconds
+        self._vouched = vouched
         self._auth = auth
         self._authenticating = False
         self._client = httpx2.AsyncClient(
@@ -113,7 +122,19 @@ class Http:
                 await self._check(response, path)
             if "content-encoding" in response.headers:
                 raise ProtocolError(f"GET {path} was answered compressed, though we asked for plain text.")
-            yield _events(httpx2.EventSource(response, max_event_size=MAX_EVENT), path)
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "text/event-stream":
+                raise ProtocolError(f"GET {path} was answered with something else than events.")
+            yield self._events(response, path)
+
+    async def _events(self, response: httpx2.Response, path: str) -> AsyncGenerator[httpx2.ServerSentEvent]:
+        bound = MAX_EVENT if self._vouched else STRANGERS_EVENT
+        with _unreachable(path):
+            try:
+                async for sent in httpx2.EventSource(response, max_event_size=bound):
+                    yield sent
+            except httpx2.SSEError:
+                raise _too_large(f"{path} sent an event of", bound, MAX_EVENT) from None
 
     async def _json(
         self, method: str, path: str, params: Params, body: object, seconds: float | None, max_bytes: int
@@ -122,7 +143,7 @@ class Http:
             with _unreachable(path), anyio.fail_after(self._seconds if seconds is None else seconds):
                 response = await self._send(stack, method, path, params, body, {"accept": "application/json"})
                 await self._check(response, path)
-                content = await _read(response, path, max_bytes)
+                content = await self._read(response, path, max_bytes)
         if not content:
             return None
         if response.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
@@ -183,8 +204,22 @@ class Http:
             raise CredentialsError(f"It refuses us: HTTP status {status}.")
         if response.is_redirect:
             raise ProtocolError(f"{path} was answered with a redirect ({status}), which is not followed.")
-        message = _error_message(await _read(response, path, 64 * 1024))
+        message = _error_message(await self._read(response, path, 64 * 1024))
         raise RequestError(message or f"{path} was answered with HTTP status {status}.", status)
+
+    async def _read(self, response: httpx2.Response, path: str, max_bytes: int) -> bytes:
+        if "content-encoding" in response.headers:
+            raise ProtocolError(f"{path} was answered compressed, though we asked for plain text.")
+        bound = max_bytes if self._vouched else min(max_bytes, STRANGERS_BODY)
+        announced = response.headers.get("content-length", "")
+        content = bytearray()
+        if announced.isdecimal() and float(announced) > bound:
+            raise _too_large(f"{path} was answered with", bound, max_bytes)
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > bound:
+                raise _too_large(f"{path} was answered with", bound, max_bytes)
+        return bytes(content)
 
 
 class _unreachable:  # noqa: N801 - reads as the statement that it is
@@ -198,19 +233,25 @@ class _unreachable:  # noqa: N801 - reads as the statement that it is
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, TimeoutError):
             raise UnreachableError("It did not answer in time.") from None
-        if isinstance(error, httpx2.SSEError):
-            raise ProtocolError(f"{self._path}: {clean_line(str(error))}") from None
         if (number := _errno(error)) in _OURS:
             mend = " Raise the limit on open files (`ulimit -n`)." if number == errno.EMFILE else ""
             raise LocalError(f"This machine cannot connect: {os.strerror(number)}.{mend}") from None
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
             raise NotListeningError("Nothing accepts connections at its address.") from None
-        if isinstance(error, httpx2.DecodingError | httpx2.InvalidURL):
+        if isinstance(error, httpx2.InvalidURL):
             raise ProtocolError(f"{self._path}: {clean_line(str(error))}") from None
+        # The words of these errors quote what was received.
         if isinstance(error, httpx2.RemoteProtocolError) and "disconnected" not in str(error):
-            raise ProtocolError(f"{self._path}: {clean_line(str(error))}") from None
+            raise ProtocolError(f"{self._path} was answered with something that is not HTTP.") from None
+        if isinstance(error, httpx2.DecodingError):
+            raise ProtocolError(f"{self._path} was answered with text that cannot be decoded.") from None
         if isinstance(error, httpx2.HTTPError | OSError):
             raise UnreachableError("The connection to it broke.") from None
+
+
+def _too_large(what: str, bound: int, usual: int) -> TooLargeError:
+    why = "" if bound == usual else " It is not vouched for, so less is read of it than of others."
+    return TooLargeError(f"{what} more than {bound} bytes, too much to be read.{why}")
 
 
 def _errno(raised: BaseException | None) -> int:
@@ -224,26 +265,6 @@ def _errno(raised: BaseException | None) -> int:
         elif error is not None:
             error = error.__cause__ or error.__context__
     return 0
-
-
-async def _events(source: httpx2.EventSource, path: str) -> AsyncGenerator[httpx2.ServerSentEvent]:
-    with _unreachable(path):
-        async for sent in source:
-            yield sent
-
-
-async def _read(response: httpx2.Response, path: str, max_bytes: int) -> bytes:
-    if "content-encoding" in response.headers:
-        raise ProtocolError(f"{path} was answered compressed, though we asked for plain text.")
-    announced = response.headers.get("content-length", "")
-    if announced.isdecimal() and float(announced) > max_bytes:
-        raise ProtocolError(f"{path} was answered with more than {max_bytes} bytes.")
-    content = bytearray()
-    async for chunk in response.aiter_raw():
-        content += chunk
-        if len(content) > max_bytes:
-            raise ProtocolError(f"{path} was answered with more than {max_bytes} bytes.")
-    return bytes(content)
 
 
 def _error_message(content: bytes) -> str:

@@ -79,7 +79,9 @@ async def recognise(route: Route, *, seconds: float = 2.0) -> Recognised:
                     raise ProtocolError("It refuses us, and not as an OpenCode does.") from None
                 return Recognised(guarded=True)
             except RequestError as error:
-                raise ProtocolError(str(error)) from None
+                raise ProtocolError(
+                    f"It answers with HTTP status {error.status}."
+                ) from None  # not with its words
             except LocalError as error:
                 raise UnreachableError(str(error)) from None
             found = Recognised(version=api.version)
@@ -97,7 +99,7 @@ def _http(route: Route, seconds: float) -> "Http":
 
     try:
         server_url(route.base_url)
-        return Http(route, seconds=seconds)
+        return Http(route, seconds=seconds, vouched=False)
     except (ValueError, httpx2.InvalidURL) as error:
         shown = clean_line(route.base_url)
         raise UnreachableError(f"Nothing can be asked at {shown!r}: {clean_line(str(error))}.") from None

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 
-from opencode_mcp.errors import ProtocolError, RequestError
+from opencode_mcp.errors import ProtocolError, RequestError, TooLargeError
 from opencode_mcp.model import Session
 from opencode_mcp.opencode import v1_decode as decode
 from opencode_mcp.opencode.api import Event, Message, Request, Snapshot
@@ -15,6 +15,7 @@ from opencode_mcp.opencode.http import Http
 
 _SESSIONS_SHOWN = 50
 _SESSIONS_SEARCHED = 1000
+_SESSIONS_IF_LARGE = 5
 _PATIENT = 15.0
 """Seconds for what a person asks for: the first request of a project can take long on a small machine."""
 _SESSIONS_BYTES = 4 * 1024 * 1024
@@ -47,7 +48,7 @@ class V1:
     async def snapshot(self, directories: Collection[str] = ()) -> Snapshot:
         """Take stock; status, permissions and questions are asked for each directory, as 1.x wants it."""
         directory = await self.directory()
-        sessions = await self._list(_SESSIONS_SHOWN)
+        sessions = await self._list(_SESSIONS_SHOWN, _SESSIONS_IF_LARGE)
         busy, requests = await self._open_work(directory)
         for place in directories:
             # One project that is broken, or gone, must not hide the others.
@@ -67,7 +68,8 @@ class V1:
 
     async def sessions(self) -> Sequence[Session]:
         """List the sessions of the server's own directory, newest first."""
-        return await self._list(_SESSIONS_SEARCHED, _PATIENT)
+        wanted = _SESSIONS_SEARCHED, _SESSIONS_SHOWN, _SESSIONS_IF_LARGE
+        return await self._list(*wanted, seconds=_PATIENT)
 
     async def session(self, session_id: str) -> Session:
         """Return one session; its id tells 1.x the project."""
@@ -119,10 +121,15 @@ class V1:
         except (ProtocolError, RequestError):
             return []
 
-    async def _list(self, limit: int, seconds: float | None = None) -> list[Session]:
+    async def _list(self, limit: int, *fewer: int, seconds: float | None = None) -> list[Session]:
         # Without `roots` the list is filled up, and cut off, by sub-agents' sessions.
         where = {"roots": "true", "limit": limit}
-        body = await self._http.get("/session", where, seconds=seconds, max_bytes=_SESSIONS_BYTES)
+        try:
+            body = await self._http.get("/session", where, seconds=seconds, max_bytes=_SESSIONS_BYTES)
+        except TooLargeError:
+            if not fewer:
+                raise
+            return await self._list(*fewer, seconds=seconds)
         return decode.sessions(body)
 
 

@@ -25,7 +25,7 @@ def _announcing(settings: MDnsSettings) -> Announcing:
     proves = (
         "proves MDNS_SECRET to it"
         if settings.secret is not None
-        else ("MDNS_SECRET, here and there, or there MDNS_CREDENTIALS_FOR with this machine's address")
+        else ("gets no password yet: set MDNS_SECRET here and there, or MDNS_CREDENTIALS_FOR there")
     )
     return Announcing(
         listen=_listen(settings.interfaces),

@@ -1,10 +1,10 @@
 """What an advertisement says: anybody's, whatever it holds."""
 
 import dataclasses
-import ipaddress
 import re
 import time
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from zeroconf import IPVersion
@@ -24,7 +24,9 @@ MOST_ADDRESSES = 4
 """Of one service; more are neither announced nor asked."""
 
 _TXT_BYTES = 2_048
-_ADDRESSES_LOOKED_AT = 64
+_LABEL_BYTES = 63  # RFC 1035, section 2.3.4
+_NAME_BYTES = 253
+_ADDRESSES_LOOKED_AT = 512
 ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What is taken for an id."""
 
@@ -108,6 +110,12 @@ def label(type_: str, name: str) -> str:
     return clean_line(_label(type_, name), 100)
 
 
+def is_sendable(name: str) -> bool:
+    """Whether a name fits into a packet again: one that holds no UTF-8 grows when it is read."""
+    labels = [label.encode() for label in name.split(".")]
+    return max(map(len, labels)) <= _LABEL_BYTES and sum(map(len, labels)) + len(labels) <= _NAME_BYTES
+
+
 def is_candidate(type_: str, name: str) -> bool:
     """Whether a service may be an instance, by its name: of `_http._tcp` hardly anything is."""
     if not name.lower().endswith(f".{type_.lower()}"):
@@ -158,7 +166,7 @@ def _proven_until(
         return None
     if proof.PROOF in txt and proof.ADDRESSES in txt:
         try:
-            return proof.check(settings.key, target=info.server or "", port=port, txt=txt)
+            return proof.check(settings.key, service=info.name, target=info.server or "", port=port, txt=txt)
         except proof.UnprovenError as error:
             raise UnusableError(str(error)) from None
     if settings.require_secret:
@@ -169,16 +177,17 @@ def _proven_until(
 def _places(
     info: AsyncServiceInfo, port: int, network: Network, signed: Sequence[str] | None
 ) -> tuple[Sequence[Place], str]:
-    """Return where it may be, and why not elsewhere as well."""
+    """Return where it may be, and why not elsewhere as well; of what was signed only that counts."""
+    told = signed
+    if told is None:
+        told = info.parsed_scoped_addresses(IPVersion.All)[:_ADDRESSES_LOOKED_AT]
+    addresses = (network.scoped(ip_address(one)) for one in told)
     found: dict[Place, None] = {}
     reasons: dict[str, str] = {}
-    told = info.parsed_scoped_addresses(IPVersion.All)[:_ADDRESSES_LOOKED_AT]
-    addresses = (network.scoped(ipaddress.ip_address(one)) for one in told)
     for address in sorted(addresses, key=lambda one: (one.version, one.is_link_local)):
-        if signed is not None and str(address).partition("%")[0] not in signed:
-            reason = "is not among those it proved"
-        else:
-            reason = network.refusal(address)
+        reason = network.refusal(address)
+        if reason is None and signed is not None and address.is_link_local and network.links > 1:
+            reason = "is link-local, and a proof does not say on which link"
         if reason is None:
             found[Place(address, port)] = None
         else:

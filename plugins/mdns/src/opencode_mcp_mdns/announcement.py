@@ -2,17 +2,20 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
+from zeroconf import NonUniqueNameException
+from zeroconf.asyncio import AsyncServiceInfo
 
-from opencode_mcp import Endpoint, TransportError, clean_line
+from opencode_mcp import Endpoint, TransportError, clean_line, listening_user
 from opencode_mcp_mdns import proof
 from opencode_mcp_mdns.advert import MOST_ADDRESSES, Place
-from opencode_mcp_mdns.composing import compose
+from opencode_mcp_mdns.composing import compose, other_name
 from opencode_mcp_mdns.network import Address, Network
 from opencode_mcp_mdns.session import ReadNetwork, Session, opened
 from opencode_mcp_mdns.settings import MDnsSettings
@@ -24,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 1.0
 _GOODBYE_SECONDS = 1.0
+_TWICE_SECONDS = 1.2
+_NAMES = 4
 _NETWORK_SECONDS = 2.0
 
 
@@ -42,6 +47,9 @@ class Announcement:
         self._read = read
         self._woken = anyio.Event()
         self._session: Session | None = None
+        self._network = Network([])
+        self._info: AsyncServiceInfo
+        self._zeroconf: Any = None
 
     def woke(self) -> None:
         """Announce it anew at once, and see whether the networks are others."""
@@ -60,39 +68,63 @@ class Announcement:
                 f"mdns does not announce {self._endpoint.name}: it asks for no password, so everybody on the "
                 "network could use it. Start it with OPENCODE_SERVER_PASSWORD."
             )
+        await anyio.to_thread.run_sync(lambda: self._settings.key)  # takes its time
         addresses = await self._reachable()
         async with opened(self._read, self._settings.interfaces) as session:
             self._session = session
             # Each method returns, once it is decided what to send, what is to be awaited until that is sent.
-            untyped: Any = session.zeroconf
-            info = compose(self._endpoint, addresses, self._settings)
-            sent = await untyped.async_register_service(info, allow_name_change=True)
+            self._zeroconf = session.zeroconf
+            sent = await self._register(addresses)
             try:
                 task_status.started()
                 await sent
+                if session.network != self._network:  # which may have changed since
+                    self._woken.set()
+                session.before = self._network_changes
                 async with anyio.create_task_group() as group:
-                    group.start_soon(session.follow, self._network_changed)
-                    await self._renew(session, info.name, addresses)
+                    group.start_soon(session.follow, self._woken_by_network)
+                    await self._renew(session)
             finally:
                 with anyio.move_on_after(_GOODBYE_SECONDS, shield=True):
-                    await (await untyped.async_unregister_service(info))
+                    await (await self._zeroconf.async_unregister_service(self._info))
 
-    async def _network_changed(self) -> None:
+    async def _register(self, addresses: Sequence[Address]) -> Any:
+        """Announce it under its name, or another one if that is taken; a neighbour may say that all are."""
+        self._info = compose(self._endpoint, addresses, self._settings)
+        first = self._info.name
+        for attempt in range(2, _NAMES + 2):
+            with suppress(NonUniqueNameException):
+                return await self._zeroconf.async_register_service(self._info)
+            self._info = compose(self._endpoint, addresses, self._settings, name=other_name(first, attempt))
+        logger.warning("Somebody on the network claims every name for %s: not asked any more.", first)
+        return await self._zeroconf.async_register_service(self._info, cooperating_responders=True)
+
+    def _woken_by_network(self) -> None:
         self._woken.set()
 
-    async def _renew(self, session: Session, name: str, addresses: Sequence[Address]) -> None:
-        """Announce it anew whenever its addresses are others, and before the proof in it grows old."""
+    async def _network_changes(self, network: Network) -> None:
+        """Make sure that zeroconf, when it uses other networks, says the addresses in them."""
+        if addresses := await self._listening(network):
+            self._info = compose(self._endpoint, addresses, self._settings, name=self._info.name)
+            self._zeroconf.zeroconf.registry.async_update(self._info)
+
+    async def _renew(self, session: Session) -> None:
+        """Announce it anew whenever its addresses are others, and before the proof in it grows old.
+
+        Twice, since others keep for a second what they have just heard (RFC 6762, section 10.2).
+
+        Raises:
+            TransportError: It listens no more where others can reach it.
+        """
         while True:
             with anyio.move_on_after(proof.RENEWED_SECONDS):
                 await self._woken.wait()
             self._woken = anyio.Event()
-            try:
-                addresses = await self._listening(session.network) or addresses
-            except TransportError as error:
-                logger.warning("%s", error)
-            info = compose(self._endpoint, addresses, self._settings, name=name)
-            untyped: Any = session.zeroconf  # as above
-            await (await untyped.async_update_service(info))
+            if addresses := await self._listening(session.network):
+                self._info = compose(self._endpoint, addresses, self._settings, name=self._info.name)
+            for _ in range(2):
+                await (await self._zeroconf.async_update_service(self._info))
+                await anyio.sleep(_TWICE_SECONDS)
 
     async def _reachable(self) -> Sequence[Address]:
         """Wait for a network, and return the addresses in it where the instance listens.
@@ -103,6 +135,7 @@ class Announcement:
         waiting = False
         while True:
             network = await anyio.to_thread.run_sync(self._read)
+            self._network = network
             if network.attached:
                 return await self._listening(network)
             if not waiting:
@@ -124,12 +157,18 @@ class Announcement:
         except ValueError:
             shown = clean_line(self._endpoint.url, 100)
             raise TransportError(f"mdns cannot announce {shown}: it must say an IP address.") from None
-        everywhere = host.is_unspecified or host.is_loopback
-        candidates = [network.scoped(one) for one in network.addresses if everywhere or one == host]
+        owner = await anyio.to_thread.run_sync(listening_user, self._endpoint.url)
         found: list[Address] = []
-        for address in candidates:
-            if len(found) < MOST_ADDRESSES and await _accepts(Place(address, port)):
+        for address in _candidates(network, host):
+            place = Place(address, port)
+            if len(found) == MOST_ADDRESSES or not await _accepts(place):
+                continue
+            # Another user of this machine may listen on the same port of another address.
+            if await anyio.to_thread.run_sync(listening_user, place.url) == owner:
                 found.append(address)
+        if any(not address.is_link_local for address in found):
+            # On another link a link-local address is somebody else's.
+            found = [address for address in found if not address.is_link_local]
         if network.attached and not found:
             raise TransportError(
                 f"mdns cannot announce {self._endpoint.name}: nobody on {', '.join(network.names)} can reach "
@@ -137,6 +176,14 @@ class Announcement:
                 "password (OPENCODE_SERVER_PASSWORD)."
             )
         return found
+
+
+def _candidates(network: Network, host: Address) -> Sequence[Address]:
+    """Return the addresses of this machine where a server may listen that says it listens at `host`."""
+    if not (host.is_unspecified or host.is_loopback):
+        return [network.scoped(one) for one in network.addresses if one == host]
+    only_v4 = host.is_unspecified and host.version == 4
+    return [network.scoped(one) for one in network.addresses if not only_v4 or one.version == 4]
 
 
 async def _accepts(place: Place) -> bool:

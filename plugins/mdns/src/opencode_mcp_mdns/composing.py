@@ -2,8 +2,10 @@
 
 import hashlib
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
 from urllib.parse import urlsplit
 
 from zeroconf.asyncio import AsyncServiceInfo
@@ -18,6 +20,7 @@ _TXT_BYTES = 400
 _VALUE_BYTES = 200
 _LABEL_BYTES = 52
 """Of a DNS label's 63, what the id and a number behind it leave for the name."""
+_FORESEEN = 3
 _HEX = re.compile(r"[0-9a-f]{6,}")
 
 
@@ -44,18 +47,19 @@ def compose(
         "auth": "basic" if endpoint.labels.get("auth") == "basic" else "none",
         "cwd": endpoint.directory if settings.publish_cwd else folder_of(endpoint.directory),
     }
+    type_ = OURS + DOMAIN
+    name = name or f"{_instance_label(endpoint)}.{type_}"
     told = [str(address).partition("%")[0] for address in addresses[:MOST_ADDRESSES]]
     added: Mapping[str, str] = {}
     if settings.key is not None:
-        room = proof.sign(settings.key, target=target, port=port, addresses=told, txt={})
-        txt = _fitting(txt, _TXT_BYTES - _size(room))
-        added = proof.sign(settings.key, target=target, port=port, addresses=told, txt=txt)
+        where: Any = {"service": name, "target": target, "port": port, "addresses": told}
+        txt = _fitting(txt, _TXT_BYTES - _size(proof.sign(settings.key, **where, txt={})))
+        added = proof.sign(settings.key, **where, txt=txt)
     else:
         txt = _fitting(txt, _TXT_BYTES)
-    type_ = OURS + DOMAIN
     return AsyncServiceInfo(
         type_,
-        name or f"{_instance_label(endpoint)}.{type_}",
+        name,
         port=port,
         properties={**txt, **added},
         server=target,
@@ -72,6 +76,12 @@ def folder_of(directory: str) -> str:
 def public_id(endpoint_id: str) -> str:
     """Return the id as it is advertised: itself, or if it is unusual a digest of it."""
     return endpoint_id if ID.fullmatch(endpoint_id) else _digest(endpoint_id, 32)
+
+
+def other_name(name: str, attempt: int) -> str:
+    """Return another name for a service whose name is taken; the last attempt cannot be foreseen."""
+    instance, _, rest = name.partition(".")
+    return f"{instance}-{secrets.token_hex(2) if attempt > _FORESEEN else attempt}.{rest}"
 
 
 def _instance_label(endpoint: Endpoint) -> str:

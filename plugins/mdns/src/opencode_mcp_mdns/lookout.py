@@ -11,6 +11,7 @@ import anyio.to_thread
 from opencode_mcp import Endpoint, Publish, Recognised, Rejection, announced_here
 from opencode_mcp_mdns.advert import Place
 from opencode_mcp_mdns.composing import public_id
+from opencode_mcp_mdns.network import Network
 from opencode_mcp_mdns.places import Outlook, Places
 from opencode_mcp_mdns.rejections import rejections
 from opencode_mcp_mdns.roster import Roster
@@ -44,14 +45,16 @@ class Lookout:
         self._places = Places(changed=self._wake, uneasy=lambda place: self._roster.is_doubtful(place))
         self._roster = Roster(
             self._services.known,
-            self._places_of,
+            lambda service: self._allowed.get(service.key, ()),
             self._answer,
             self._is_decided,
             self._vouching.vouched,
             limit=settings.max_services,
             identify=settings.secret is not None,
+            mark=settings.secret is not None or bool(settings.credentials_for),
         )
         self._allowed: dict[str, Sequence[Place]] = {}
+        self._told: dict[str, Sequence[Place]] = {}
         self._own: frozenset[tuple[str, int | None]] = frozenset()
         self._own_read = float("-inf")
         self._dirty = anyio.Event()
@@ -59,11 +62,17 @@ class Lookout:
 
     async def run(self, publish: Publish, rescan_seconds: float) -> None:
         """Publish what is there, now and after each change, until cancelled."""
+        self._session.slept = self._slept
         async with anyio.create_task_group() as group:
             await group.start(self._places.run)
             group.start_soon(self._services.run, rescan_seconds)
             group.start_soon(self._vouching.run, rescan_seconds)
             await self._publish_changes(publish)
+
+    @property
+    def network(self) -> Network:
+        """The networks that it looks at."""
+        return self._session.network
 
     def forget(self, endpoint: Endpoint) -> None:
         """List an instance no more until it answers again."""
@@ -117,6 +126,7 @@ class Lookout:
                 own = [place for place in own if (advert.id, place.port) not in here]
             allowed[service.key] = [place for place in advert.places if place not in own]
         self._allowed = allowed
+        self._told = {key: told for key, told in self._told.items() if key in allowed}
         return {*self._roster.places, *chain.from_iterable(allowed.values())}
 
     async def _announced_here(self) -> Collection[tuple[str, int | None]]:
@@ -128,10 +138,13 @@ class Lookout:
         return self._own
 
     def _service_changed(self, service: Service) -> None:
-        for place in self._roster.doubtful(service):
-            visit = self._places.get(place)
-            if visit is not None:
-                visit.doubt()
+        claimed = () if service.advert is None or service.gone else tuple(service.advert.places)
+        if self._told.get(service.key) != claimed:
+            self._told[service.key] = claimed
+            for place in self._roster.places_of(service):
+                visit = self._places.get(place)
+                if visit is not None:
+                    visit.doubt()
         self._wake()
 
     def _worth(self, service: Service) -> Worth:
@@ -141,8 +154,9 @@ class Lookout:
             return Worth.NOTHING
         if service.advert is None:
             return Worth.UNKNOWN
-        outlooks = [self._outlook(place) for place in service.advert.places]
-        if service.advert.proven or Outlook.GOOD in outlooks:
+        listed = self._roster.places
+        outlooks = [self._outlook(place) for place in service.advert.places if place not in listed]
+        if outlooks and (service.advert.proven or Outlook.GOOD in outlooks):
             return Worth.LIKELY
         return Worth.UNKNOWN if Outlook.OPEN in outlooks else Worth.NOTHING
 
@@ -151,9 +165,6 @@ class Lookout:
         if visit is not None and visit.asked and visit.answer is None:
             return Outlook.BAD
         return self._places.outlook(place.address)
-
-    def _places_of(self, service: Service) -> Sequence[Place]:
-        return self._allowed.get(service.key, ())
 
     def _is_decided(self, place: Place) -> bool:
         visit = self._places.get(place)
@@ -166,8 +177,13 @@ class Lookout:
     def _problem(self, place: Place) -> str:
         visit = self._places.get(place)
         if visit is None:
-            return "It is this machine itself, which does not announce it."
+            return "This is an address of this machine, where nothing of yours is announced."
         return visit.problem
+
+    def _slept(self) -> None:
+        logger.info("This machine slept, or its clock was set: everything is asked for anew.")
+        self._roster.slept()
+        self._services.slept()
 
     def _wake(self) -> None:
         self._dirty.set()

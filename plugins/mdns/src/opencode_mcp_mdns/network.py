@@ -55,10 +55,15 @@ class Network:
         self._own = frozenset(own) | {one.address.ip for one in attached}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Network) and other.attached == self.attached
+        return isinstance(other, Network) and (other.attached, other._own) == (self.attached, self._own)
 
     def __hash__(self) -> int:
         return hash(self.attached)
+
+    @property
+    def links(self) -> int:
+        """How many interfaces there are in it."""
+        return len({one.index for one in self.attached})
 
     @property
     def names(self) -> Sequence[str]:
@@ -75,14 +80,23 @@ class Network:
 
     @property
     def for_zeroconf(self) -> list[str | int]:
-        """The same as python-zeroconf wants it: IPv4 addresses, and indexes of interfaces with IPv6."""
-        v4 = {str(one.address.ip) for one in self.attached if one.address.version == 4}
+        """The same as python-zeroconf wants it: IPv4 addresses, and indexes of interfaces with IPv6.
+
+        The important one first, since the operating system may limit their number: Linux to 20 of IPv4.
+        """
+        v4 = [str(address) for address in self.addresses if address.version == 4]
         v6 = {one.index for one in self.attached if one.address.version == 6}
-        return [*sorted(v4), *sorted(v6)]
+        return [*v4, *sorted(v6)]
 
     def is_own(self, address: Address) -> bool:
         """Whether it is an address of this machine."""
         return _without_scope(address) in self._own
+
+    def is_on_link(self, sender: str) -> bool:
+        """Whether a packet may come from a directly attached network, by its sender's address."""
+        bare = _without_scope(ipaddress.ip_address(sender))
+        bare = getattr(bare, "ipv4_mapped", None) or bare  # as a socket for both families says it
+        return any(bare in one.address.network for one in self.attached)
 
     def scoped(self, address: Address) -> Address:
         """Give a link-local IPv6 address the name of the interface that it is on, if there is only one.

@@ -15,6 +15,8 @@ from opencode_mcp_mdns.network import Address
 _ASK_SECONDS = 2.0
 _RETRIES = (0.3, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _UNEASY_SECONDS = 3.0
+_REGULAR_SECONDS = 60.0
+"""Somebody else may have taken over the port meanwhile, or it serves another project."""
 _MISSES = 2
 _SILENT_SECONDS = 30.0
 _SILENT_ADDRESSES = 4_096
@@ -93,7 +95,7 @@ class Visit:
         """Wait until it is to be asked again."""
         if self.answer is not None and not self._misses:
             self._attempts = 0
-            seconds = _UNEASY_SECONDS if uneasy else float("inf")
+            seconds = (_UNEASY_SECONDS if uneasy else _REGULAR_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311
         else:
             seconds = _RETRIES[min(self._attempts, len(_RETRIES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311
             self._attempts += 1

@@ -21,13 +21,14 @@ def rejections(
         problem: Returns why there is no OpenCode at a place, as a sentence; or nothing.
     """
     found: list[Rejection] = []
+    listed = roster.places
     for service in services:
         if len(found) >= _MOST:
             break
         if roster.lists(service) or not service.resolved:
             continue
         advert = service.advert
-        if advert is not None and not advert.id and any(place in roster.places for place in advert.places):
+        if advert is not None and not advert.id and not listed.isdisjoint(advert.places):
             continue  # the same one, as OpenCode itself advertises it
         reason = service.problem or roster.refusal(service)
         if not reason and advert is not None:

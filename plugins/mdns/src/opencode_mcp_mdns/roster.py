@@ -6,33 +6,19 @@ false address takes anything away that works.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import anyio
 
 from opencode_mcp import Endpoint, Recognised, clean_line
 from opencode_mcp_mdns.advert import Advert, Place
 from opencode_mcp_mdns.composing import folder_of
+from opencode_mcp_mdns.listing import Listed, Listing
 from opencode_mcp_mdns.service import Service
 
 _SHARE = 4
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Listed:
-    """One instance that is listed.
-
-    Attributes:
-        service: The key of the service that claims it.
-        place: Where it is.
-        advert: What was advertised of it when that last fitted.
-        answer: What it said of itself when it last answered.
-        endpoint: What is published.
-    """
-
-    service: str
-    place: Place
-    advert: Advert
-    answer: Recognised
-    endpoint: Endpoint
+_PATIENCE_SECONDS = 20.0
+"""How long a proof that grew old while this machine slept is held to be good."""
 
 
 class Roster:
@@ -46,6 +32,7 @@ class Roster:
         vouched: Whether the user vouches for whoever is at a place.
         limit: How many are listed at most; a quarter of them at one address.
         identify: Whether to say of each whether it proved the secret.
+        mark: Whether those whom nobody vouches for are to be told from others by their names.
     """
 
     def __init__(
@@ -57,7 +44,8 @@ class Roster:
         vouched: Callable[[Place], bool],
         *,
         limit: int,
-        identify: bool,
+        identify: bool = False,
+        mark: bool = False,
     ) -> None:
         self._services = services
         self._places_of = places
@@ -66,19 +54,25 @@ class Roster:
         self._vouched = vouched
         self._limit = limit
         self._identify = identify
-        self._listed: dict[str, Listed] = {}
+        self._mark = mark
+        self._listing = Listing()
         self._proven: set[str] = set()
         self._refused: dict[str, str] = {}
+        self._patient_until = float("-inf")
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
         """What is to be published."""
-        return [one.endpoint for one in self._listed.values()]
+        return [one.endpoint for one in self._listing]
 
     @property
-    def places(self) -> Iterable[Place]:
+    def places(self) -> set[Place]:
         """Where the listed ones are."""
-        return {one.place for one in self._listed.values()}
+        return self._listing.places
+
+    def places_of(self, service: Service) -> Sequence[Place]:
+        """Where instances of a service are listed."""
+        return [one.place for one in self._listing.of(service.key)]
 
     def refusal(self, service: Service) -> str:
         """Return why a service is not listed though somebody answers there, as a clause; or nothing."""
@@ -86,30 +80,31 @@ class Roster:
 
     def lists(self, service: Service) -> bool:
         """Whether an instance that this service claims is listed."""
-        return any(one.service == service.key for one in self._listed.values())
-
-    def doubtful(self, service: Service) -> Iterable[Place]:
-        """Where instances are listed of which this service says no more that they are there."""
-        listed = [one for one in self._listed.values() if one.service == service.key]
-        return [one.place for one in listed if not self._is_claimed(one)]
+        return bool(self._listing.of(service.key))
 
     def is_doubtful(self, place: Place) -> bool:
         """Whether nobody says any more that who is listed at a place is there."""
-        return any(one.place == place and not self._is_claimed(one) for one in self._listed.values())
+        one = self._listing.at(place)
+        return one is not None and not self._is_claimed(one)
+
+    def slept(self) -> None:
+        """Be patient with old proofs for a while: this machine has slept, and new ones are yet to come."""
+        self._patient_until = anyio.current_time() + _PATIENCE_SECONDS
 
     def forget(self, endpoint: Endpoint) -> Place | None:
         """List it no more, unless it has changed meanwhile; return where it was."""
-        one = self._listed.get(endpoint.id)
+        one = self._listing.get(endpoint.id)
         if one is None or one.endpoint != endpoint:
             return None
-        return self._listed.pop(endpoint.id).place
+        self._listing.remove(one)
+        return one.place
 
     def review(self) -> None:
         """Bring the list up to date."""
         self._let_go()
         self._refused.clear()
         adverts = [(service, service.advert) for service in self._services.values()]
-        claims = [(service, advert) for service, advert in adverts if advert and not advert.expired]
+        claims = [(service, advert) for service, advert in adverts if advert and not self._is_expired(advert)]
         for service, advert in sorted(claims, key=lambda claim: (not claim[1].proven, not claim[1].id)):
             if advert.id:
                 self._place(service, advert)
@@ -117,20 +112,19 @@ class Roster:
                 self._place_bare(service, advert)
         self._renew()
 
+    def _is_expired(self, advert: Advert) -> bool:
+        return advert.expired and anyio.current_time() > self._patient_until
+
     def _let_go(self) -> None:
         """Drop who does not answer and has said goodbye, or without an id is somewhere else by now.
 
         Also whose proof is no more: who runs renews it in time.
         """
-        for endpoint_id, one in list(self._listed.items()):
-            if one.advert.expired:
-                del self._listed[endpoint_id]
-                continue
-            if self._answer(one.place) is not None:
-                continue
+        for one in self._listing:
             service = self._services.get(one.service)
-            if service is None or service.gone or not (one.advert.id or self._is_claimed(one)):
-                del self._listed[endpoint_id]
+            gone = service is None or service.gone or not (one.advert.id or self._is_claimed(one))
+            if self._is_expired(one.advert) or (gone and self._answer(one.place) is None):
+                self._listing.remove(one)
 
     def _place(self, service: Service, advert: Advert) -> None:
         """List an instance with an id, at the first of its places where somebody answers."""
@@ -139,41 +133,36 @@ class Roster:
         elif advert.id in self._proven:
             self._refused[service.key] = "it does not prove MDNS_SECRET, which the one with its id did before"
             return
-        mine = [
-            (known, one)
-            for known, one in self._listed.items()
-            if one.service == service.key and one.advert.id == advert.id
-        ]
-        if any(self._answer(one.place) is not None for _, one in mine):
+        mine = [one for one in self._listing.of(service.key) if one.advert.id == advert.id]
+        if any(self._answer(one.place) is not None for one in mine):
             return
-        endpoint_id = mine[0][0] if mine else self._id_for(service, advert)
+        endpoint_id = mine[0].id if mine else self._id_for(service, advert)
         place = None if endpoint_id is None else self._free(service, advert)
         if endpoint_id is not None and place is not None:
             self._list(endpoint_id, service, advert, place)
 
     def _id_for(self, service: Service, advert: Advert) -> str | None:
         """Return the id for an endpoint that is not listed yet; None if it is, by another service."""
-        one = self._listed.get(advert.id)
+        one = self._listing.get(advert.id)
         if one is None or self._answer(one.place) is None or (advert.proven and not one.advert.proven):
             return advert.id
         if one.place in self._places_of(service):
             return advert.id if self._yields(one, advert) else None
         # Two say that they are it, and both answer: a copy of a machine, or an impostor.
-        return f"{advert.id}~{hashlib.sha256(service.key.encode()).hexdigest()[:6]}"
+        return f"{advert.id}~{hashlib.sha256(service.key.encode()).hexdigest()[:16]}"
 
     def _free(self, service: Service, advert: Advert) -> Place | None:
         """Return the first place where somebody answers who is not listed as another one already."""
-        holders = {one.place: known for known, one in self._listed.items()}
         for place in self._places_of(service):
             if self._answer(place) is None:
                 continue
-            holder = holders.get(place)
+            holder = self._listing.at(place)
             if holder is None:
                 return place
-            if self._yields(self._listed[holder], advert):
-                del self._listed[holder]
+            if self._yields(holder, advert):
+                self._listing.remove(holder)
                 return place
-            name = self._listed[holder].endpoint.name
+            name = holder.endpoint.name
             self._refused[service.key] = f"who answers there is listed already, as {name}"
         return None
 
@@ -182,7 +171,9 @@ class Roster:
         if advert.proven != holder.advert.proven:
             return advert.proven
         service = self._services.get(holder.service)
-        return not holder.advert.id or service is None or service.abandoned
+        if service is None or service.abandoned:
+            return True
+        return not holder.advert.id and not self._vouched(holder.place)
 
     def _place_bare(self, service: Service, advert: Advert) -> None:
         """List whoever answers: without an id, two hosts cannot be told from two addresses of one.
@@ -193,37 +184,51 @@ class Roster:
         v4 = [place for place in places if place.address.version == 4]
         if any(self._answer(place) is not None or not self._decided(place) for place in v4):
             places = v4
-        taken = self.places
         for place in places:
-            if place not in taken and self._answer(place) is not None:
+            if self._listing.at(place) is None and self._answer(place) is not None:
                 self._list(str(place), service, advert, place)
 
     def _list(self, endpoint_id: str, service: Service, advert: Advert, place: Place) -> None:
         answer = self._answer(place)
-        there = sum(one.place.address == place.address for one in self._listed.values())
-        full = len(self._listed) >= self._limit or there >= max(1, self._limit // _SHARE)
         if answer is None:
             return
-        if full and endpoint_id not in self._listed:
+        if self._listing.get(endpoint_id) is None and not self._has_room(advert, place):
             self._refused[service.key] = "MDNS_MAX_SERVICES leaves no room for it"
             return
         endpoint = self._endpoint(endpoint_id, place, advert, answer)
-        self._listed[endpoint_id] = Listed(
-            service=service.key, place=place, advert=advert, answer=answer, endpoint=endpoint
+        self._listing.put(
+            Listed(service=service.key, place=place, advert=advert, answer=answer, endpoint=endpoint)
         )
+
+    def _has_room(self, advert: Advert, place: Place) -> bool:
+        """Whether there is room for one more; one that proved the secret displaces one that did not."""
+        full = len(self._listing) >= self._limit
+        if not full and self._listing.number_at(place.address) < max(1, self._limit // _SHARE):
+            return True
+        if not advert.proven:
+            return False
+        displaced = next(
+            (
+                one
+                for one in self._listing
+                if not one.endpoint.vouched and (full or one.place.address == place.address)
+            ),
+            None,
+        )
+        if displaced is not None:
+            self._listing.remove(displaced)
+        return displaced is not None
 
     def _renew(self) -> None:
         """Take over what is advertised now of those who are still where it says, and what they say."""
-        for endpoint_id, one in self._listed.items():
+        for one in self._listing:
             answer = self._answer(one.place) or one.answer
             service = self._services.get(one.service)
             told = service.advert if service is not None and self._is_claimed(one) else None
             advert = one.advert if told is None or (one.advert.proven and not told.proven) else told
-            endpoint = self._endpoint(endpoint_id, one.place, advert, answer)
+            endpoint = self._endpoint(one.id, one.place, advert, answer)
             if endpoint != one.endpoint or advert is not one.advert:
-                self._listed[endpoint_id] = dataclasses.replace(
-                    one, advert=advert, answer=answer, endpoint=endpoint
-                )
+                self._listing.put(dataclasses.replace(one, advert=advert, answer=answer, endpoint=endpoint))
 
     def _is_claimed(self, one: Listed) -> bool:
         service = self._services.get(one.service)
@@ -235,12 +240,16 @@ class Roster:
         directory = answer.directory or advert.directory
         identity = "verified" if advert.proven else "not verified" if self._identify else ""
         labels = {"version": answer.version or advert.version, "identity": identity}
+        vouched = advert.proven or self._vouched(place)
+        name = advert.name or f"{place.address}-{folder_of(directory) or place.port}"
+        if advert.name and self._mark and not vouched:
+            name = f"{advert.name}@{place.address}"  # lest it passes for one that the user knows
         return Endpoint(
             id=endpoint_id,
-            name=advert.name or clean_line(f"{place.address}-{folder_of(directory) or place.port}", 190),
+            name=clean_line(name, 200),
             url=place.url,
             hostname=advert.host or str(place.address),
             directory=directory,
             labels={key: value for key, value in labels.items() if value},
-            vouched=advert.proven or self._vouched(place),
+            vouched=vouched,
         )

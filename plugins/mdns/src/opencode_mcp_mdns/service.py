@@ -16,7 +16,7 @@ class Worth(IntEnum):
     LISTED = 0
     """An instance of it is listed."""
     LIKELY = 1
-    """It proved the secret, or is at an address where an instance answers."""
+    """It proved the secret, or is at an address where another instance answers."""
     UNKNOWN = 2
     NOTHING = 3
     """It cannot be used, or nobody answers."""

@@ -8,10 +8,15 @@ from collections.abc import Callable, Sequence
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
-from zeroconf import Error, ServiceStateChange, Zeroconf
+from zeroconf import (
+    DNSRecord,  # pyright: ignore[reportPrivateImportUsage] - but not in __all__
+    Error,
+    ServiceStateChange,
+    Zeroconf,
+)
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
 
-from opencode_mcp_mdns.advert import UnusableError, is_candidate, read, service_types
+from opencode_mcp_mdns.advert import UnusableError, is_candidate, is_sendable, read, service_types
 from opencode_mcp_mdns.asking import AFTER_CHANGE_SECONDS, AFTER_GOODBYE_SECONDS, Asking
 from opencode_mcp_mdns.service import Service, Worth
 from opencode_mcp_mdns.session import Session
@@ -23,9 +28,9 @@ _AT_ONCE = 16
 _RESOLVE_MS = 3_000
 """A service may be heard of before its address: with avahi-publish by 0.7 s."""
 _RECONSIDER_SECONDS = 2.0
-_RECONSIDERED = 256
-_COMPARED = 64
-"""With how many services a newcomer is compared when there are too many."""
+_RECONSIDERED = 128
+_TOLD_AGAIN_SECONDS = 3600.0
+_PTR, _IN = 12, 1
 _WITHOUT_PAUSE = 32
 """Services that are read from the cache before anybody else has a turn."""
 
@@ -61,8 +66,9 @@ class Services:
         self._in_doubt: set[Service] = set()
         self._slots = anyio.CapacityLimiter(_AT_ONCE)
         self._queued = anyio.Event()
-        self._asking = Asking(session, self._types, self._heard)
-        self._flooded = self._overlooked = False
+        self._asking = Asking(session, self._types, self._read_again)
+        self._overlooked = False
+        self._told_at: float | None = None
 
     @property
     def settled(self) -> bool:
@@ -97,7 +103,10 @@ class Services:
     def _heard(
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
-        """Take note of an event. Zeroconf calls it with whatever somebody sent, so it must not fail."""
+        """Take note of an event, whatever somebody sent. Zeroconf waits for it, so it must be quick."""
+        if not is_sendable(name):
+            self._forget_pointer(service_type, name)
+            return
         if not is_candidate(service_type, name):
             return
         service = self.known.get(name.lower())
@@ -108,73 +117,86 @@ class Services:
                 self._changed(service)
             return
         if service is None:
-            service = self._admitted(Service(service_type, name))
-        if service is not None:
-            service.gone_at = None
-            self._queue[service.key] = service
-            self._queued.set()
-
-    def _admitted(self, service: Service) -> Service | None:
-        """Take a service in, if need be for a worse one; return None if there is no room."""
-        if len(self.known) >= self._settings.max_services:
-            self._tell_of_flood()
-            self._read_from_cache(service)
-            worth = self._worth(service)
-            worse = () if worth is Worth.NOTHING else self._worse(worth)
-            if not worse:
+            if len(self.known) >= self._settings.max_services:
                 self._overlooked = True
-                return None
-            self.drop(random.choice(worse))  # noqa: S311 - so that nobody can foresee which
-        elif len(self.known) < self._settings.max_services // 2:
-            self._flooded = False
+                return
+            service = self._follow(Service(service_type, name))
+        service.gone_at = None
+        self._enqueue(service)
+
+    def _follow(self, service: Service) -> Service:
         self.known[service.key] = service
         return service
 
-    def _worse(self, worth: Worth) -> Sequence[Service]:
-        """Return services that are worth nothing; if there are none, others that are worth less."""
-        known = list(self.known.values())
-        some = random.sample(known, min(_COMPARED, len(known)))  # all of them would hold up everybody
-        by_worth = [(self._worth(one), one) for one in some]
-        worst = max(value for value, _ in by_worth)
-        return [one for value, one in by_worth if value is worst and worst > worth]
+    def _enqueue(self, *services: Service) -> None:
+        self._queue.update((service.key, service) for service in services)
+        self._queued.set()
 
-    def _tell_of_flood(self) -> None:
-        if not self._flooded:
-            logger.warning(
-                "More than MDNS_MAX_SERVICES (%d) services are advertised: some are left out.",
-                self._settings.max_services,
-            )
-        self._flooded = True
+    def _forget_pointer(self, service_type: str, name: str) -> None:
+        """Let zeroconf forget a service whose name it cannot send, and would try to with every question."""
+        cache = self._zeroconf.cache
+        unsendable = [one for one in self._pointers(service_type) if getattr(one, "alias", "") == name]
+        cache.async_remove_records(unsendable)
+
+    def _pointers(self, service_type: str) -> Sequence[DNSRecord]:
+        return self._zeroconf.cache.get_all_by_details(service_type, _PTR, _IN)
 
     async def _reconsider(self) -> None:
         """Give those for whom there was no room another chance, in no foreseeable order."""
         while True:
             await anyio.sleep(_RECONSIDER_SECONDS)
-            if not self._overlooked:
-                continue
-            self._overlooked = False
-            overlooked = await self._unknown()
-            random.shuffle(overlooked)
-            for service_type, name in overlooked[:_RECONSIDERED]:
-                self._heard(self._zeroconf, service_type, name, ServiceStateChange.Added)
+            if self._overlooked:
+                self._overlooked = False
+                self._tell_of_flood()
+                self._compare(self._unknown())
 
-    async def _unknown(self) -> list[tuple[str, str]]:
-        """Return the types and names of the services that only zeroconf knows."""
-        found: list[tuple[str, str]] = []
+    def _unknown(self) -> Sequence[Service]:
+        """Return some of the services that only zeroconf knows."""
+        found = [
+            (type_, name)
+            for type_ in self._types
+            for pointer in self._pointers(type_)
+            if (name := str(getattr(pointer, "alias", ""))).lower() not in self.known
+        ]
+        some = random.sample(found, min(_RECONSIDERED, len(found)))
+        return [Service(type_, name) for type_, name in some if is_candidate(type_, name)]
 
-        def collect(service_type: str, name: str, **_: object) -> None:
-            if name.lower() not in self.known:
-                found.append((service_type, name))
+    def _compare(self, newcomers: Sequence[Service]) -> None:
+        """Let newcomers displace those that are worth less."""
+        worths = [(self._worth(one), random.random(), one) for one in self.known.values()]  # noqa: S311
+        worths.sort(key=lambda one: one[:2])
+        for service in newcomers:
+            self._read_from_cache(service)
+            worth = self._worth(service)
+            if len(self.known) >= self._settings.max_services:
+                self._overlooked = True
+                if not worths or worths[-1][0] <= worth:
+                    continue
+                self.drop(worths.pop()[2])
+            self._enqueue(self._follow(service))
 
-        # It tells at once what zeroconf knows, and is ended before it asks the network.
-        await AsyncServiceBrowser(self._zeroconf, self._types, handlers=[collect]).async_cancel()
-        return found
+    def _tell_of_flood(self) -> None:
+        now = time.monotonic()
+        if self._told_at is None or now - self._told_at > _TOLD_AGAIN_SECONDS:
+            logger.warning(
+                "More than MDNS_MAX_SERVICES (%d) services are advertised: some are left out.",
+                self._settings.max_services,
+            )
+        self._told_at = now
 
-    async def _network_changed(self) -> None:
+    def slept(self) -> None:
+        """Take what is known for old: time has passed that zeroconf has not noticed."""
+        cache = self._zeroconf.cache
+        for name in cache.names():
+            cache.async_remove_records(cache.entries_with_name(name))
+        self._network_changed()
+
+    def _read_again(self) -> None:
+        self._enqueue(*self.known.values())
+
+    def _network_changed(self) -> None:
         self._asking.soon(AFTER_CHANGE_SECONDS)
-        for service in self.known.values():  # other addresses are allowed now
-            self._queue[service.key] = service
-        self._queued.set()
+        self._read_again()  # other addresses are allowed now
 
     async def _resolve(self, group: TaskGroup) -> None:
         """Learn what services say, from the cache if it is there: most say all at once."""

@@ -1,5 +1,6 @@
 """The environment variables of mdns."""
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -44,11 +45,11 @@ class MDnsSettings(Settings):
     max_services: int = variable(
         "MDNS_MAX_SERVICES",
         256,
-        takes="a whole number from 1 to 10000",
+        takes="a whole number from 1 to 1000",
         about="How many advertised services are followed at most. At most a quarter as many instances are "
         "listed at one address.",
         ge=1,
-        le=10_000,
+        le=1_000,
     )
     forget_after_ms: int = variable(
         "MDNS_FORGET_AFTER_MS",
@@ -166,10 +167,16 @@ class MDnsSettings(Settings):
         """The addresses of MDNS_CREDENTIALS_FOR that say on which interface they are."""
         return [one for one in self.credentials_for if _is_scoped(one)]
 
-    @property
+    @cached_property
     def key(self) -> bytes | None:
-        """The secret as bytes; None if there is none."""
-        return None if self.secret is None else self.secret.get_secret_value().encode(errors="surrogatepass")
+        """The key made of the secret; None if there is none. It takes some 50 ms, once.
+
+        So whoever tries guesses against what is advertised needs as long for each of them.
+        """
+        if self.secret is None:
+            return None
+        words = self.secret.get_secret_value().encode(errors="surrogatepass")
+        return hashlib.scrypt(words, salt=b"opencode-mcp mdns", n=2**14, r=8, p=1, dklen=32)
 
 
 def _range(text: str) -> range:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 
-from opencode_mcp import Endpoint, Finding, Publish, Rejection, Route, Transport
+from opencode_mcp import Endpoint, Finding, Publish, Rejection, Route, Transport, TransportError
 from opencode_mcp_mdns.session import ReadNetwork, network_reader, opened
 from opencode_mcp_mdns.settings import MDnsSettings
 
@@ -54,7 +55,7 @@ class MDns(Transport):
         """Look for two seconds.
 
         Raises:
-            TransportError: If multicast DNS cannot be used on this machine.
+            TransportError: If this machine is on no network, or multicast DNS cannot be used on it.
         """
         found: Sequence[Endpoint] = ()
 
@@ -63,7 +64,10 @@ class MDns(Transport):
             found = endpoints
 
         with anyio.move_on_after(_LOOK_SECONDS):
-            await self.watch(publish)
+            async with self._looking() as lookout:
+                if not lookout.network.attached:
+                    raise TransportError("This machine is on no network at present.")
+                await lookout.run(publish, self.rescan_seconds)
         return found
 
     async def watch(self, publish: Publish) -> None:
@@ -72,11 +76,16 @@ class MDns(Transport):
         Raises:
             TransportError: If multicast DNS cannot be used on this machine.
         """
+        async with self._looking() as self._lookout:
+            await self._lookout.run(publish, self.rescan_seconds)
+
+    @asynccontextmanager
+    async def _looking(self) -> AsyncGenerator["Lookout"]:
         from opencode_mcp_mdns.lookout import Lookout  # not for announcing
 
+        await anyio.to_thread.run_sync(lambda: self._settings.key)  # takes its time
         async with opened(self._read, self._settings.interfaces) as session:
-            self._lookout = lookout = Lookout(session, self._settings)
-            await lookout.run(publish, self.rescan_seconds)
+            yield Lookout(session, self._settings)
 
     def connect(self, endpoint: Endpoint) -> AbstractAsyncContextManager[Route]:
         """Go straight to the URL; the scope of a link-local address stays out of the Host header."""

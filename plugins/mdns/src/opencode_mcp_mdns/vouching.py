@@ -3,15 +3,19 @@
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
 
 import anyio
+import anyio.to_thread
 
 from opencode_mcp import clean_line
 from opencode_mcp_mdns.advert import Place
 from opencode_mcp_mdns.settings import MDnsSettings
 
 logger = logging.getLogger(__name__)
+
+_LOOK_UP_SECONDS = 30.0
 
 
 class Vouching:
@@ -45,11 +49,12 @@ class Vouching:
         while self._names:
             for name in self._names:
                 await self._look_up(name)
-            await anyio.sleep(every_seconds)
+            await anyio.sleep(max(every_seconds, _LOOK_UP_SECONDS))
 
     async def _look_up(self, name: str) -> None:
         try:
-            answers = await anyio.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            ask = partial(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
+            answers = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
         except OSError as error:
             if name not in self._failed:
                 self._failed.add(name)
