@@ -412,12 +412,13 @@ def test_transports_lists_the_good_and_the_broken_and_what_is_missing(command: C
     assert lines[0][:3] == ["transport", "selected", "package"]
     assert lines[1][:5] == ["broken", "yes", "dist", "0.9", "broken:"]
     assert lines[2][:3] == ["local-relay", "opencode-mcp-local-relay", version("opencode-mcp-local-relay")]
-    assert lines[3] == ["semaphore", "yes", "opencode-mcp-semaphore", "1.0", "Finds", "nothing"]
-    assert ended.out.splitlines()[4:] == ["TRANSPORT asks for 'missing', which is not installed."]
+    assert lines[3][:3] == ["mdns", "opencode-mcp-mdns", version("opencode-mcp-mdns")]
+    assert lines[4] == ["semaphore", "yes", "opencode-mcp-semaphore", "1.0", "Finds", "nothing"]
+    assert ended.out.splitlines()[5:] == ["TRANSPORT asks for 'missing', which is not installed."]
     ended = command("transports", "--json", TRANSPORT=selected, PYTHONPATH=str(site.path))
     assert (ended.code, ended.err) == (0, "")
     rows = {one["name"]: one for one in json.loads(ended.out)}
-    assert set(rows) == {"broken", "local-relay", "missing", "semaphore"}
+    assert set(rows) == {"broken", "local-relay", "mdns", "missing", "semaphore"}
     assert (rows["missing"]["selected"], rows["missing"]["broken"]) == (True, True)
     assert rows["semaphore"] == {
         "name": "semaphore",

@@ -1,13 +1,15 @@
 """What an advertisement says: our own is small and tells little, and anybody's is read without harm."""
 
 import dataclasses
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
+from zeroconf import NonUniqueNameException
 from zeroconf.asyncio import AsyncServiceInfo
 
 from mdns.unit_parts import ESCAPES, SECRET, address, attached, lan, place, settings
@@ -18,12 +20,13 @@ from opencode_mcp_mdns.advert import (
     Place,
     UnusableError,
     is_candidate,
+    is_sendable,
     label,
     read,
     service_types,
 )
 from opencode_mcp_mdns.announcement import Announcement
-from opencode_mcp_mdns.composing import compose, folder_of, public_id
+from opencode_mcp_mdns.composing import compose, folder_of, other_name, public_id
 from opencode_mcp_mdns.network import Network
 
 OURS = "_opencode._tcp.local."
@@ -280,6 +283,18 @@ def test_a_name_that_was_changed_for_being_taken_is_kept() -> None:
     assert compose(endpoint(), [address("192.168.1.20")], settings(), name=known).name == known
 
 
+def test_other_names_are_counted_on_and_the_last_ones_cannot_be_foreseen() -> None:
+    taken = f"desk-project-0a1b2c.{OURS}"
+    assert [other_name(taken, attempt) for attempt in (2, 3)] == [
+        f"desk-project-0a1b2c-2.{OURS}",
+        f"desk-project-0a1b2c-3.{OURS}",
+    ]
+    unforeseen = {other_name(taken, 4) for _ in range(20)}
+    assert len(unforeseen) > 1
+    for name in unforeseen:
+        assert re.fullmatch(rf"desk-project-0a1b2c-[0-9a-f]{{4}}\.{re.escape(OURS)}", name)
+
+
 def test_at_most_four_addresses_are_advertised_and_without_scopes() -> None:
     info = composed(None, [*V6[:2], "fe80::20%eth0", "192.168.1.20", "192.168.1.21"], secret=SECRET)
     assert sorted(info.parsed_addresses()) == sorted([*V6[:2], "fe80::20", "192.168.1.20"])
@@ -299,7 +314,32 @@ def test_the_proof_covers_what_is_advertised_and_no_other_address() -> None:
     )
     found = of(forged, secret=SECRET)
     assert found.places == [place("192.168.1.20")]
-    assert found.left_out == "its address 192.168.1.66 is not among those it proved"
+
+
+def test_no_number_of_addresses_of_others_crowds_out_what_was_signed() -> None:
+    info = composed(secret=SECRET)
+    junk = [f"192.168.1.{number}" for number in range(60, 200)]
+    found = of(
+        service(info.text, name=label_of(info), server=info.server or "", addresses=junk), secret=SECRET
+    )
+    assert found.places == [place("192.168.1.20")]
+
+
+def test_a_proof_holds_under_no_other_name() -> None:
+    info = composed(secret=SECRET)
+    again = service(info.text, name="replayed", server=info.server or "")
+    assert "does not fit" in unusable(again, secret=SECRET)
+
+
+@pytest.mark.parametrize("told", ["", "a name", "1.2.3.4/24", "fe80::20%"])
+def test_what_was_signed_and_is_no_address_is_left_out(told: str) -> None:
+    assert list(of(proven(addresses=[told]), secret=SECRET).places) == []
+
+
+def test_a_long_name_leaves_room_for_every_other_name() -> None:
+    first = composed(endpoint(name="x" * 190)).name
+    for attempt in (2, 3, 4, 5):
+        assert is_sendable(other_name(first, attempt))
 
 
 # Proofs of others
@@ -307,8 +347,16 @@ def test_the_proof_covers_what_is_advertised_and_no_other_address() -> None:
 
 def proven(**changes: Any) -> AsyncServiceInfo:
     txt = {"txtvers": "1", "id": "abc", "auth": "none"}
-    told: dict[str, Any] = {"target": TARGET, "port": 4096, "addresses": ["192.168.1.20"], **changes}
-    return service({**txt, **proof.sign(SECRET.encode(), txt=txt, **told)})
+    told: dict[str, Any] = {
+        "service": f"desk-0a1b2c.{OURS}",
+        "target": TARGET,
+        "port": 4096,
+        "addresses": ["192.168.1.20"],
+        **changes,
+    }
+    key = settings(secret=SECRET).key
+    assert key is not None
+    return service({**txt, **proof.sign(key, txt=txt, **told)})
 
 
 def test_a_proof_that_fits_proves() -> None:
@@ -316,7 +364,7 @@ def test_a_proof_that_fits_proves() -> None:
     assert of(proven(), secret=SECRET, require_secret=True).proven
 
 
-@pytest.mark.parametrize("change", [{"target": "other.local."}, {"port": 4097}])
+@pytest.mark.parametrize("change", [{"target": "other.local."}, {"port": 4097}, {"service": "x"}])
 def test_a_proof_for_elsewhere_is_refused(change: dict[str, Any]) -> None:
     assert "does not fit" in unusable(proven(**change), secret=SECRET)
 
@@ -325,17 +373,16 @@ def test_a_proof_with_another_secret_is_refused() -> None:
     assert "does not fit" in unusable(proven(), secret="another secret of the same kind")
 
 
-def test_a_proof_for_other_addresses_leads_nowhere() -> None:
+def test_a_proof_leads_to_the_addresses_in_it_and_nowhere_else() -> None:
     found = of(proven(addresses=["192.168.1.2"]), secret=SECRET)
-    assert list(found.places) == []
-    assert "not among those it proved" in found.left_out
+    assert list(found.places) == [place("192.168.1.2")]
 
 
 def test_until_when_a_proof_holds_is_told_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     info = proven()
     found = of(info, secret=SECRET)
     assert found.proven_until is not None
-    assert 24 * 3600 < found.proven_until - time.time() <= 25 * 3600
+    assert 60 * 60 < found.proven_until - time.time() <= 75 * 60
     assert not found.expired
     later = found.proven_until + 1
     monkeypatch.setattr("opencode_mcp_mdns.advert.time", SimpleNamespace(time=lambda: later))
@@ -347,7 +394,7 @@ def test_until_when_a_proof_holds_is_told_with_it(monkeypatch: pytest.MonkeyPatc
 
 def test_an_old_proof_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     info = proven()
-    later = time.time() + 26.5 * 3600
+    later = time.time() + 76 * 60
     monkeypatch.setattr(proof, "time", SimpleNamespace(time=lambda: later))
     assert "too old" in unusable(info, secret=SECRET)
 
@@ -430,6 +477,24 @@ def test_another_web_server_is_never_one(name: str, type_: str) -> None:
 )
 def test_a_name_tells_whether_it_may_be_an_instance(type_: str, name: str, candidate: bool) -> None:
     assert is_candidate(type_, name) is candidate
+
+
+@pytest.mark.parametrize(
+    ("name", "sendable"),
+    [
+        (f"desk.{OURS}", True),
+        (f"{'x' * 63}.{OURS}", True),
+        (f"{'x' * 64}.{OURS}", False),
+        (f"{'é' * 31}.{OURS}", True),
+        (f"{'é' * 32}.{OURS}", False),
+        (f"{chr(0xFFFD) * 21}.{OURS}", True),
+        (f"{chr(0xFFFD) * 22}.{OURS}", False),  # 22 bytes that are no UTF-8, as they are read
+        (f"{'.'.join(['x' * 63] * 3)}.{'x' * 30}.{OURS}", True),
+        (f"{'.'.join(['x' * 63] * 3)}.{'x' * 60}.{OURS}", False),
+    ],
+)
+def test_a_name_that_grew_when_it_was_read_cannot_be_sent(name: str, sendable: bool) -> None:
+    assert is_sendable(name) is sendable
 
 
 @pytest.mark.parametrize("escape", ESCAPES)
@@ -577,7 +642,11 @@ def test_only_so_many_addresses_are_looked_at(monkeypatch: pytest.MonkeyPatch) -
     network = lan()
     monkeypatch.setattr(network, "refusal", looked.append)
     of(service({"id": "abc"}, addresses=[f"10.0.{one}.1" for one in range(200)]), network)
-    assert len(looked) == 64
+    assert len(looked) == 200
+    looked.clear()
+    many = [f"10.{one // 250}.{one % 250}.1" for one in range(600)]
+    of(service({"id": "abc"}, addresses=many), network)
+    assert len(looked) == 512
 
 
 def test_ipv4_comes_first_and_link_local_last() -> None:
@@ -669,6 +738,7 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         return str(where) in listening
 
     monkeypatch.setattr("opencode_mcp_mdns.announcement._accepts", accepts)
+    monkeypatch.setattr("opencode_mcp_mdns.announcement.listening_user", lambda url: 1000)
     return listening
 
 
@@ -680,9 +750,46 @@ async def reachable(url: str, network: Network) -> list[str]:
 async def test_it_is_announced_where_it_accepts_connections(listening: set[str]) -> None:
     listening |= {"192.168.1.10:4096", "[fe80::10%eth0]:4096", "[fd00:1::10]:5000"}
     for url in ("http://0.0.0.0:4096", "http://[::]:4096", "http://127.0.0.1:4096"):
-        assert await reachable(url, lan()) == ["192.168.1.10", "fe80::10%eth0"]
+        assert await reachable(url, lan()) == ["192.168.1.10"]
     assert await reachable("http://192.168.1.10:4096", lan()) == ["192.168.1.10"]
     assert await reachable("http://[fd00:1::10]:5000", lan()) == ["fd00:1::10"]
+
+
+@pytest.mark.anyio
+async def test_a_link_local_address_is_announced_only_if_there_is_no_other(listening: set[str]) -> None:
+    listening |= {"[fe80::10%eth0]:4096"}
+    assert await reachable("http://[::]:4096", lan()) == ["fe80::10%eth0"]
+    assert await reachable("http://[fe80::10]:4096", lan()) == ["fe80::10%eth0"]
+    listening |= {"[fd00:1::10]:4096"}
+    assert await reachable("http://[::]:4096", lan()) == ["fd00:1::10"]
+
+
+@pytest.mark.anyio
+async def test_one_that_listens_on_ipv4_only_is_not_announced_over_ipv6(listening: set[str]) -> None:
+    """Whoever accepts connections over IPv6 at the same port is somebody else."""
+    listening |= {"192.168.1.10:4096", "[fd00:1::10]:4096"}
+    assert await reachable("http://0.0.0.0:4096", lan()) == ["192.168.1.10"]
+    assert await reachable("http://[::]:4096", lan()) == ["192.168.1.10", "fd00:1::10"]
+    listening.remove("192.168.1.10:4096")
+    with pytest.raises(TransportError, match="nobody on eth0 can reach it"):
+        await reachable("http://0.0.0.0:4096", lan())
+
+
+@pytest.mark.anyio
+async def test_an_address_where_another_user_listens_at_the_same_port_is_not_announced(
+    listening: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening |= {"192.168.1.10:4096", "[fd00:1::10]:4096"}
+    users = {
+        "http://127.0.0.1:4096": 1000,
+        "http://192.168.1.10:4096": 1001,
+        "http://[fd00:1::10]:4096": 1000,
+    }
+    monkeypatch.setattr("opencode_mcp_mdns.announcement.listening_user", users.get)
+    assert await reachable("http://127.0.0.1:4096", lan()) == ["fd00:1::10"]
+    users["http://[fd00:1::10]:4096"] = 1001
+    with pytest.raises(TransportError, match="nobody on eth0 can reach it"):
+        await reachable("http://127.0.0.1:4096", lan())
 
 
 @pytest.mark.anyio
@@ -700,3 +807,65 @@ async def test_it_is_announced_at_four_addresses_at_most_and_the_primary_one_is_
 async def test_one_that_nobody_can_reach_is_not_announced(listening: set[str], url: str) -> None:
     with pytest.raises(TransportError, match=r"nobody on eth0 can reach it, .* on port 4096\. .*--hostname"):
         await reachable(url, lan())
+
+
+class Registry:
+    """Takes the place of zeroconf: a neighbour may claim names."""
+
+    def __init__(self, taken: Callable[[str], bool]) -> None:
+        self.taken = taken
+        self.tried: list[tuple[str, bool]] = []
+
+    async def async_register_service(
+        self, info: AsyncServiceInfo, *, cooperating_responders: bool = False
+    ) -> str:
+        self.tried.append((label_of(info), cooperating_responders))
+        if self.taken(label_of(info)) and not cooperating_responders:
+            raise NonUniqueNameException
+        return "sent"
+
+
+async def registered(taken: Callable[[str], bool]) -> tuple[Announcement, Registry]:
+    announcement = Announcement(endpoint(), settings(secret=SECRET), lan)
+    registry = announcement._zeroconf = Registry(taken)
+    assert await announcement._register([address("192.168.1.10")]) == "sent"
+    return announcement, registry
+
+
+@pytest.mark.anyio
+async def test_it_is_announced_under_its_name_if_that_is_free(caplog: pytest.LogCaptureFixture) -> None:
+    _, registry = await registered(lambda name: False)
+    assert registry.tried == [("desk-project-0a1b2c", False)]
+    assert caplog.messages == []
+
+
+@pytest.mark.anyio
+async def test_it_is_announced_under_another_name_if_its_own_is_taken_and_proves_that() -> None:
+    announcement, registry = await registered(lambda name: name == "desk-project-0a1b2c")
+    assert registry.tried == [("desk-project-0a1b2c", False), ("desk-project-0a1b2c-2", False)]
+    assert of(arrived(announcement._info), secret=SECRET).proven
+
+
+@pytest.mark.anyio
+async def test_who_claims_every_name_does_not_keep_it_from_being_announced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    announcement, registry = await registered(lambda name: True)
+    names = [name.removeprefix("desk-project-0a1b2c") for name, _ in registry.tried]
+    assert names[:3] == ["", "-2", "-3"]
+    assert all(re.fullmatch("-[0-9a-f]{4}", name) for name in names[3:])
+    assert [asked for _, asked in registry.tried] == [False] * 4 + [True]
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("Somebody on the network claims every name for desk-project")
+    assert of(arrived(announcement._info), secret=SECRET).proven
+
+
+@pytest.mark.anyio
+async def test_one_that_nobody_can_reach_any_more_is_an_error(listening: set[str]) -> None:
+    listening |= {"192.168.1.10:4096"}
+    announcement, _ = await registered(lambda name: False)
+    listening.clear()
+    announcement.woke()
+    session: Any = SimpleNamespace(network=lan())
+    with pytest.raises(TransportError, match="nobody on eth0 can reach it"):
+        await announcement._renew(session)

@@ -2,8 +2,11 @@
 
 import ipaddress
 import socket
+import time
+from types import SimpleNamespace
 from typing import Any, Self
 
+import anyio
 import ifaddr
 import pytest
 
@@ -12,6 +15,7 @@ from opencode_mcp import TransportError
 from opencode_mcp_mdns import MDnsSettings, opencode_mcp_transports
 from opencode_mcp_mdns import network as module
 from opencode_mcp_mdns.network import Network, missing, read_network
+from opencode_mcp_mdns.session import Session, _OnLink
 
 FORBIDDEN: list[tuple[str, str]] = [
     ("127.0.0.1", "loopback"),
@@ -169,6 +173,49 @@ def test_zeroconf_gets_ipv4_addresses_and_indexes_for_ipv6_each_once() -> None:
     two = Network([*attached("eth1", 3, "10.0.0.1/8", "10.0.0.2/8"), *attached("eth0", 2, "fe80::10/64")])
     assert two.for_zeroconf == ["10.0.0.1", "10.0.0.2", 2]
     assert Network([]).for_zeroconf == []
+
+
+def test_zeroconf_gets_the_address_that_matters_first() -> None:
+    """The operating system may take no more than the first 20."""
+    many = attached("docker0", 3, *[f"10.0.{number}.1/24" for number in range(30)])
+    network = Network([*many, *attached("eth0", 2, "192.168.1.10/24")], primary=address("192.168.1.10"))
+    assert network.for_zeroconf[0] == "192.168.1.10"
+    assert len(network.for_zeroconf) == 31
+
+
+def test_links_are_counted_and_not_addresses() -> None:
+    assert lan().links == 1
+    assert Network([]).links == 0
+    assert Network([*lan().attached, *attached("wlan0", 3, "192.168.1.11/24")]).links == 2
+
+
+ON_LINK = ["192.168.1.20", "192.168.1.10", "::ffff:192.168.1.20", "fe80::20", "fe80::20%eth0", "fd00:1::20"]
+OFF_LINK = [
+    "10.0.0.1",
+    "8.8.8.8",
+    "::ffff:10.0.0.1",
+    "192.168.2.20",
+    "fd00:2::20",
+    "2606:4700::1111",
+    "127.0.0.1",
+]
+
+
+@pytest.mark.parametrize("sender", ON_LINK)
+def test_a_packet_of_an_attached_network_is_on_link(sender: str) -> None:
+    assert lan().is_on_link(sender)
+    assert not Network([]).is_on_link(sender)
+
+
+@pytest.mark.parametrize("sender", OFF_LINK)
+def test_a_packet_from_elsewhere_is_not(sender: str) -> None:
+    assert not lan().is_on_link(sender)
+
+
+def test_networks_are_others_if_an_address_of_this_machine_is_that_is_not_in_use() -> None:
+    every = attached("eth0", 2, "192.168.1.10/24")
+    assert Network(every, own=[address("10.0.0.7")]) != Network(every)
+    assert Network(every, own=[address("192.168.1.10")]) == Network(every)
 
 
 def test_networks_are_the_same_if_what_is_attached_is() -> None:
@@ -335,3 +382,227 @@ def test_opencode_listens_on_one_address_if_just_that_is_named_and_else_on_all()
 def test_nothing_can_be_announced_on_an_address_that_others_cannot_reach(absent: str) -> None:
     with pytest.raises(TransportError, match=rf"^MDNS_INTERFACES={absent} cannot be announced on: "):
         listen(absent)
+
+
+# The session, without a socket
+
+QUERY, RESPONSE = bytes(12), b"\x00\x00\x84" + bytes(9)
+
+
+class Protocol:
+    """Zeroconf's own: notes what it gets."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[Any, ...]] = []
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        self.got.append((data, addr))
+
+    def error_received(self, exc: Exception) -> None:
+        self.got.append((exc,))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.got.append((exc,))
+
+
+class Transport:
+    """A socket's: has a protocol, which may be another later."""
+
+    def __init__(self) -> None:
+        self.protocol: Any = Protocol()
+
+    def get_protocol(self) -> Any:
+        return self.protocol
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+
+class Zeroconf:
+    """Takes the place of zeroconf: notes which networks it is to use, and can use some."""
+
+    def __init__(self) -> None:
+        self.updates: list[list[str | int]] = []
+        self.error: Exception | None = None
+        self.usable: set[str] = {"192.168.1.10"}
+        self.readers: list[Any] = [SimpleNamespace(transport=Transport())]
+        self.engine = self
+        self.zeroconf = self
+
+    @property
+    def senders(self) -> list[Any]:
+        return [SimpleNamespace(sock_name=(one, 5353)) for one in self.usable]
+
+    async def async_update_interfaces(self, interfaces: list[str | int]) -> None:
+        self.updates.append(interfaces)
+        if self.error is not None:
+            raise self.error
+
+
+def session(network: Network | None = None) -> tuple[Session, Zeroconf]:
+    fake: Any = Zeroconf()
+    return Session(fake, network or lan(), lan), fake
+
+
+@pytest.mark.parametrize(
+    ("data", "sender", "taken"),
+    [
+        (RESPONSE, ("192.168.1.20", 5353), True),
+        (RESPONSE, ("fe80::20%eth0", 5353, 0, 2), True),
+        (RESPONSE, ("::ffff:192.168.1.20", 5353, 0, 0), True),
+        (RESPONSE, ("192.168.1.20", 5354), False),
+        (RESPONSE, ("192.168.1.20", 40_000), False),
+        (RESPONSE, ("10.0.0.1", 5353), False),
+        (RESPONSE, ("2606:4700::1111", 5353, 0, 0), False),
+        (QUERY, ("192.168.1.20", 5353), True),
+        (QUERY, ("192.168.1.20", 40_000), True),  # of a simple resolver, RFC 6762, section 6.7
+        (QUERY, ("10.0.0.1", 5353), False),
+        (QUERY, ("::ffff:10.0.0.1", 5353, 0, 0), False),
+        (b"", ("192.168.1.20", 5353), True),
+        (b"\x00\x00", ("10.0.0.1", 5353), False),
+    ],
+)
+@pytest.mark.anyio
+async def test_only_what_comes_from_the_link_is_heard(
+    data: bytes, sender: tuple[Any, ...], taken: bool
+) -> None:
+    inner = Protocol()
+    _OnLink(inner, session()[0]).datagram_received(data, sender)
+    assert inner.got == ([(data, sender)] if taken else [])
+
+
+@pytest.mark.anyio
+async def test_what_else_happens_to_a_socket_is_told_as_it_is() -> None:
+    inner = Protocol()
+    link = _OnLink(inner, session()[0])
+    error = OSError("gone")
+    link.error_received(error)
+    link.connection_lost(None)
+    assert inner.got == [(error,), (None,)]
+
+
+@pytest.mark.anyio
+async def test_each_socket_gets_the_filter_once_later_ones_too() -> None:
+    one, fake = session()
+    inner = fake.readers[0].transport.protocol
+    for _ in range(3):
+        await one.use(lan())
+    assert fake.readers[0].transport.protocol._inner is inner
+    fake.readers.append(SimpleNamespace(transport=Transport()))
+    await one.use(lan())
+    assert all(isinstance(it.transport.protocol, _OnLink) for it in fake.readers)
+    assert not isinstance(fake.readers[1].transport.protocol._inner, _OnLink)
+
+
+@pytest.mark.anyio
+async def test_the_filter_goes_by_the_networks_at_present() -> None:
+    one, fake = session()
+    await one.use(lan())
+    link = fake.readers[0].transport.protocol
+    await one.use(Network(attached("eth0", 2, "10.0.0.1/8")))
+    link.datagram_received(RESPONSE, ("192.168.1.20", 5353))
+    link.datagram_received(RESPONSE, ("10.0.0.2", 5353))
+    assert [addr[0] for _, addr in link._inner.got] == ["10.0.0.2"]
+
+
+@pytest.mark.anyio
+async def test_what_is_gone_is_left_before_what_is_new_is_used() -> None:
+    one, fake = session(Network(attached("eth0", 2, "192.168.1.10/24", "10.0.0.1/8")))
+    told: list[Network] = []
+
+    async def before(network: Network) -> None:
+        assert fake.updates == []
+        told.append(network)
+
+    one.before = before
+    other = Network(attached("eth0", 2, "192.168.1.10/24", "172.16.0.1/16"))
+    await one.use(other)
+    assert told == [other]
+    assert fake.updates == [["192.168.1.10"], ["172.16.0.1", "192.168.1.10"]]
+    fake.updates.clear()
+    await one.use(other)
+    assert told == [other]
+    assert fake.updates == [["172.16.0.1", "192.168.1.10"]]  # what could not be used before
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [OSError(19, "No such device"), RuntimeError("No adapter")])
+async def test_networks_that_cannot_be_used_are_tried_again(error: Exception) -> None:
+    one, fake = session()
+    fake.error = error
+    await one.use(lan())
+    fake.error = None
+    await one.use(lan())
+    assert fake.updates == [lan().for_zeroconf] * 2
+
+
+@pytest.mark.anyio
+async def test_addresses_on_which_nothing_is_heard_are_told_once_each_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = Network(attached("eth0", 2, "192.168.1.10/24", "10.0.0.1/8", "fe80::10/64"))
+    one, fake = session(network)
+    for _ in range(3):
+        await one.use(network)
+    (told,) = caplog.messages
+    assert told.startswith("Multicast DNS does not work on 10.0.0.1: ")
+    assert "MDNS_INTERFACES" in told
+    fake.usable.add("10.0.0.1")
+    await one.use(network)
+    assert len(caplog.messages) == 1
+    fake.usable.clear()
+    await one.use(network)
+    assert "10.0.0.1, 192.168.1.10" in caplog.messages[1]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("seconds", "noticed"), [(3600, True), (-3600, True), (11, True), (9, False), (0, False)]
+)
+async def test_a_clock_that_jumps_means_that_this_machine_slept(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, noticed: bool
+) -> None:
+    one, _ = session()
+    slept: list[None] = []
+    one.look_at_clock()
+    one.slept = lambda: slept.append(None)
+    one.look_at_clock()
+    assert slept == []
+    now = time.time
+    monkeypatch.setattr("opencode_mcp_mdns.session.time", SimpleNamespace(time=lambda: now() + seconds))
+    one.look_at_clock()
+    one.look_at_clock()
+    assert len(slept) == noticed
+
+
+@pytest.mark.anyio
+async def test_a_clock_that_jumps_before_anybody_listens_is_no_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, _ = session()
+    now = time.time
+    monkeypatch.setattr("opencode_mcp_mdns.session.time", SimpleNamespace(time=lambda: now() + 3600))
+    one.look_at_clock()
+    one.slept = lambda: pytest.fail("it slept before")
+    one.look_at_clock()
+
+
+@pytest.mark.anyio
+async def test_the_networks_are_used_at_every_look_and_told_of_when_they_are_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("opencode_mcp_mdns.session._CHECK_SECONDS", 0.001)
+    monkeypatch.setattr("opencode_mcp_mdns.session.links_up", frozenset)
+    other = Network(attached("eth0", 2, "10.0.0.1/8"))
+    networks = [lan(), lan(), other]
+    changes: list[Network] = []
+    fake: Any = Zeroconf()
+    one = Session(fake, lan(), lambda: networks.pop(0) if len(networks) > 1 else networks[0])
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.follow, lambda: changes.append(one.network))
+        with anyio.fail_after(5):
+            while len(fake.updates) < 6:
+                await anyio.sleep(0.001)
+        group.cancel_scope.cancel()
+    assert changes == [other]
+    assert fake.updates[:5] == [lan().for_zeroconf, lan().for_zeroconf, [], ["10.0.0.1"], ["10.0.0.1"]]

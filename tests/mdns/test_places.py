@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from zeroconf import DNSIncoming, DNSOutgoing  # pyright: ignore[reportPrivateImportUsage] - as in asking
 
 from mdns.unit_parts import place
 from opencode_mcp import ProtocolError, Recognised, Route, UnreachableError
@@ -233,6 +234,34 @@ async def test_doubt_starts_the_waits_anew(
     await visit.rest(uneasy=False)
     await visit.rest(uneasy=False)
     assert rests == [1.0, 2.0, 3.0, 1.0, 2.0]
+
+
+async def test_who_answers_is_asked_again_each_minute_for_somebody_else_may_be_there(
+    monkeypatch: pytest.MonkeyPatch, rests: list[float]
+) -> None:
+    answers = Answers()
+    monkeypatch.setattr(module, "recognise", answers.recognise)
+    answers.says(HERE, OPENCODE)
+    visit = Visit(HERE)
+    for _ in range(20):
+        await visit.ask()
+        await visit.rest(uneasy=False)
+    assert all(48 <= one <= 72 for one in rests)
+    assert len(set(rests)) > 1  # not all at the same moment
+    rests.clear()
+    await visit.rest(uneasy=True)
+    assert rests[0] < 4
+
+
+async def test_who_is_somebody_else_by_then_is_found_out(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_REGULAR_SECONDS", 0.001)
+    answers.says(HERE, OPENCODE, OPENCODE, PRINTER)
+    async with visiting(HERE) as one:
+        await one.until(lambda: one.answer(HERE))
+        await one.until(lambda: one.answer(HERE) is None)
+        assert one.visit(HERE).problem == "It is a printer."
 
 
 async def test_an_answer_starts_the_waits_anew(
@@ -523,25 +552,19 @@ async def test_only_so_many_silent_addresses_are_remembered(monkeypatch: pytest.
 # When the network is asked who is there
 
 
-class Browsers:
-    """Take the place of zeroconf's: note when somebody asked, and for how long."""
+class Questions:
+    """Take the place of zeroconf: note what was sent, and when."""
 
     def __init__(self) -> None:
         self.began: list[float] = []
-        self.open = 0
-        self.types: list[str] = []
+        self.sent: list[DNSOutgoing] = []
         self.asked = anyio.Event()
 
-    def __call__(self, zeroconf: object, types: list[str], handlers: Sequence[object]) -> Any:
+    def async_send(self, question: DNSOutgoing) -> None:
         self.began.append(anyio.current_time())
-        self.open += 1
-        self.types = types
+        self.sent.append(question)
         self.asked.set()
         self.asked = anyio.Event()
-        return self
-
-    async def async_cancel(self) -> None:
-        self.open -= 1
 
     async def until(self, times: int) -> None:
         with anyio.fail_after(5):
@@ -550,16 +573,14 @@ class Browsers:
 
 
 @pytest.fixture
-def browsers(monkeypatch: pytest.MonkeyPatch) -> Browsers:
-    browsers = Browsers()
-    monkeypatch.setattr("opencode_mcp_mdns.asking.AsyncServiceBrowser", browsers)
-    monkeypatch.setattr("opencode_mcp_mdns.asking._QUESTION_SECONDS", 0.01)
-    return browsers
+def questions(monkeypatch: pytest.MonkeyPatch) -> Questions:
+    monkeypatch.setattr("opencode_mcp_mdns.asking._APART_SECONDS", 0.01)
+    return Questions()
 
 
-def asking() -> Asking:
-    session: Any = SimpleNamespace(zeroconf=SimpleNamespace(zeroconf=None))
-    return Asking(session, ["_x._tcp.local."], lambda: None)
+def asking(questions: Questions, asked: Callable[[], None] = lambda: None) -> Asking:
+    session: Any = SimpleNamespace(zeroconf=SimpleNamespace(zeroconf=questions))
+    return Asking(session, ["_x._tcp.local.", "_y._tcp.local."], asked)
 
 
 @asynccontextmanager
@@ -571,67 +592,103 @@ async def running(one: Asking, every_seconds: float = 3600) -> AsyncGenerator[No
         group.cancel_scope.cancel()
 
 
-async def test_the_network_is_asked_again_and_again(browsers: Browsers) -> None:
-    async with running(asking(), every_seconds=0.02):
-        await browsers.until(3)
-    assert browsers.types == ["_x._tcp.local."]
-    assert browsers.open == 0
-    assert all(later - sooner >= 0.02 for sooner, later in pairwise(browsers.began))
+async def test_the_network_is_asked_again_and_again(questions: Questions) -> None:
+    async with running(asking(questions), every_seconds=0.02):
+        await questions.until(3)
+    assert all(later - sooner >= 0.02 for sooner, later in pairwise(questions.began))
 
 
-async def test_it_is_not_asked_before_that_unless_somebody_wants_to_know(browsers: Browsers) -> None:
-    one = asking()
+async def test_it_is_not_asked_before_that_unless_somebody_wants_to_know(questions: Questions) -> None:
+    one = asking(questions)
     async with running(one):
-        assert browsers.began == []
+        assert questions.began == []
         began = anyio.current_time()
         one.soon((0.03,))
-        await browsers.until(1)
-        assert 0.03 <= browsers.began[0] - began < 1
+        await questions.until(1)
+        assert 0.03 <= questions.began[0] - began < 1
         await anyio.sleep(0.05)
-        assert len(browsers.began) == 1
+        assert len(questions.began) == 1
 
 
-async def test_a_hundred_goodbyes_are_one_question(browsers: Browsers) -> None:
-    one = asking()
+async def test_a_hundred_goodbyes_are_one_question(questions: Questions) -> None:
+    one = asking(questions)
     async with running(one):
         for _ in range(100):
             one.soon((0.02,))
-        await browsers.until(1)
+        await questions.until(1)
         await anyio.sleep(0.08)
-        assert len(browsers.began) == 1
+        assert len(questions.began) == 1
         one.soon((0.02,))  # what has been asked does not count any more
-        await browsers.until(2)
+        await questions.until(2)
 
 
-async def test_a_question_that_is_wanted_sooner_than_any_is_asked_sooner(browsers: Browsers) -> None:
-    one = asking()
+async def test_a_question_that_is_wanted_sooner_than_any_is_asked_sooner(questions: Questions) -> None:
+    one = asking(questions)
     async with running(one):
         one.soon((3600,))
         one.soon((0.3,))
         one.soon((0.0,))
         began = anyio.current_time()
-        await browsers.until(1)
+        await questions.until(1)
         assert anyio.current_time() - began < 0.3
-        await browsers.until(2)  # the others are asked all the same
+        await questions.until(2)  # the others are asked all the same
 
 
-async def test_a_question_under_way_is_ended_with_the_run(browsers: Browsers) -> None:
-    one = asking()
+async def test_a_question_is_one_packet_for_answers_by_multicast_that_says_nothing_of_what_is_known(
+    questions: Questions,
+) -> None:
+    one = asking(questions)
     one.soon((0.0,))
     async with running(one):
-        await browsers.until(1)
-        assert browsers.open == 1
-    assert browsers.open == 0
+        await questions.until(1)
+    (packet,) = questions.sent[0].packets()
+    question = DNSIncoming(packet)
+    assert question.is_query()
+    assert [(it.name, it.type, it.class_, it.unique) for it in question.questions] == [
+        ("_x._tcp.local.", 12, 1, False),
+        ("_y._tcp.local.", 12, 1, False),
+    ]
+    assert question.answers() == []
+
+
+async def test_somebody_is_told_of_each_regular_question_and_of_no_other(questions: Questions) -> None:
+    told: list[int] = []
+    one = asking(questions, lambda: told.append(len(questions.sent)))
+    async with running(one, every_seconds=3600):
+        one.soon((0.0,))
+        await questions.until(1)
+        await anyio.wait_all_tasks_blocked()
+        assert told == []
+    async with running(one, every_seconds=0.02):
+        await questions.until(3)
+        await anyio.wait_all_tasks_blocked()
+    assert told[:2] == [2, 3]
+
+
+async def test_what_is_asked_at_about_that_time_anyway_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = asking(Questions())
+    one.soon(AFTER_GOODBYE_SECONDS)
+    assert len(one._due) == 2
+    one.soon([delay + 0.2 for delay in AFTER_GOODBYE_SECONDS])
+    assert len(one._due) == 2
+    one.soon(AFTER_CHANGE_SECONDS)
+    assert len(one._due) == 3
+
+
+async def test_after_a_goodbye_there_are_two_questions_before_it_is_believed() -> None:
+    assert AFTER_GOODBYE_SECONDS == (0.2, 1.2)
 
 
 @pytest.mark.parametrize("delays", [AFTER_GOODBYE_SECONDS, AFTER_CHANGE_SECONDS])
-async def test_it_is_asked_once_after_each_of_the_delays(browsers: Browsers, delays: Sequence[float]) -> None:
-    one = asking()
+async def test_it_is_asked_once_after_each_of_the_delays(
+    questions: Questions, delays: Sequence[float]
+) -> None:
+    one = asking(questions)
     short = [delay / 20 for delay in delays]
     async with running(one):
         began = anyio.current_time()
         for _ in range(3):
             one.soon(short)
         await anyio.sleep(short[-1] + 0.15)
-    assert len(browsers.began) == len(delays)
-    assert all(asked - began >= delay for asked, delay in zip(browsers.began, short, strict=True))
+    assert len(questions.began) == len(delays)
+    assert all(asked - began >= delay for asked, delay in zip(questions.began, short, strict=True))

@@ -1,5 +1,6 @@
 """What is listed: who answers stays, whatever is advertised, and nobody takes the place or id of another."""
 
+import re
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from mdns.unit_parts import ESCAPES, goodbye, place
 from opencode_mcp import Endpoint, Recognised, Rejection, clean_line
 from opencode_mcp_mdns.advert import Advert, Place
+from opencode_mcp_mdns.listing import Listed, Listing
 from opencode_mcp_mdns.rejections import rejections
 from opencode_mcp_mdns.roster import Roster
 from opencode_mcp_mdns.service import Service
@@ -25,7 +27,7 @@ NAS = place("192.168.1.30")
 class Lan:
     """A network by hand: services that are advertised, places that answer, and the roster of them."""
 
-    def __init__(self, limit: int = 256, *, identify: bool = True) -> None:
+    def __init__(self, limit: int = 256, *, identify: bool = True, mark: bool = False) -> None:
         self.services: dict[str, Service] = {}
         self.answers: dict[Place, Recognised] = {}
         self.vouched: set[Place] = set()
@@ -39,6 +41,7 @@ class Lan:
             lambda one: one in self.vouched,
             limit=limit,
             identify=identify,
+            mark=mark,
         )
 
     def says(self, name: str, /, *places: Place, **told: Any) -> Service:
@@ -185,7 +188,7 @@ def test_a_copied_id_under_another_service_is_listed_beside_the_first(lan: Lan) 
     lan.says("copy", EVIL, id="desk")
     first, second = lan.list()
     assert first == before
-    assert second.id.startswith("desk~")
+    assert re.fullmatch("desk~[0-9a-f]{16}", second.id)
     assert (second.url, second.name) == (EVIL.url, "copy")
     assert lan.list() == [first, second]
 
@@ -393,8 +396,9 @@ def test_a_service_that_proves_nothing_any_more_keeps_what_was_proven(lan: Lan) 
     assert lan.only() == before
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("answers", [False, True])
-def test_one_whose_proof_is_no_more_is_listed_no_more_until_it_proves_itself_again(
+async def test_one_whose_proof_is_no_more_is_listed_no_more_until_it_proves_itself_again(
     lan: Lan, monkeypatch: pytest.MonkeyPatch, answers: bool
 ) -> None:
     lan.says("desk", DESK, proven_until=time.time() + 60)
@@ -418,6 +422,38 @@ def test_a_copy_of_an_id_takes_nobody_elses_place_away(lan: Lan) -> None:
     goodbye(victim, ago=60)  # a false one, though nobody contradicts it
     lan.says("evil", DESK, NAS, id="desk")
     assert lan.listed() == {"nas": NAS.url, "desk": DESK.url}
+
+
+@pytest.mark.anyio
+async def test_after_sleep_a_proof_that_grew_old_is_held_to_be_good_for_a_while(
+    lan: Lan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("opencode_mcp_mdns.roster.anyio", SimpleNamespace(current_time=lambda: now[0]))
+    lan.says("desk", DESK, proven_until=time.time() + 60)
+    lan.answer(DESK)
+    before = lan.only()
+    later = time.time() + 8 * 3600
+    monkeypatch.setattr("opencode_mcp_mdns.advert.time", SimpleNamespace(time=lambda: later))
+    lan.roster.slept()
+    assert lan.only() == before
+    now[0] += 19
+    assert lan.only() == before
+    now[0] += 2
+    assert lan.list() == []
+    lan.says("desk", DESK, proven_until=later + 60)
+    assert lan.only() == before
+
+
+def test_copies_of_an_id_are_told_apart_by_more_than_anybody_can_try(lan: Lan) -> None:
+    lan.says("desk", DESK)
+    lan.answer(DESK, EVIL, NAS)
+    lan.list()
+    lan.says("copy", EVIL, id="desk")
+    lan.says("copy-2", NAS, id="desk")
+    clones = [one.id for one in lan.list() if one.id != "desk"]
+    assert len(set(clones)) == 2
+    assert all(re.fullmatch("desk~[0-9a-f]{16}", one) for one in clones)
 
 
 # Bare ones
@@ -457,7 +493,7 @@ def test_a_bare_one_gets_its_name_when_it_tells_its_folder(lan: Lan) -> None:
 def test_a_name_has_room_in_an_endpoint_whatever_the_folder(lan: Lan) -> None:
     lan.says("opencode-4096", DESK)
     lan.answer(DESK, directory="/" + "x" * 4000)
-    assert len(lan.only().name) == 190
+    assert len(lan.only().name) == 200
 
 
 def test_two_addresses_that_answer_are_two_bare_instances(lan: Lan) -> None:
@@ -546,6 +582,77 @@ def test_a_bare_one_at_a_place_that_is_listed_adds_nothing(lan: Lan) -> None:
     assert lan.only() == before
 
 
+def test_a_bare_one_that_the_user_vouches_for_gives_way_to_a_proof_only(lan: Lan) -> None:
+    """Or else anybody could give it their own name, and get its password."""
+    lan.vouched.add(DESK)
+    lan.says("opencode-4096", DESK)
+    lan.answer(DESK)
+    before = lan.only()
+    lan.says("evil", DESK)
+    assert lan.only() == before
+    lan.says("desk", DESK, proven=True)
+    assert lan.listed() == {"desk": DESK.url}
+
+
+@pytest.mark.parametrize("how", ["stale", "gone"])
+def test_a_vouched_bare_one_gives_way_when_nobody_stands_for_it_any_more(lan: Lan, how: str) -> None:
+    lan.vouched.add(DESK)
+    service = lan.says("opencode-4096", DESK)
+    lan.answer(DESK)
+    lan.list()
+    if how == "gone":
+        goodbye(service, ago=5)
+    else:
+        service.stale = True
+    lan.says("desk", DESK)
+    assert lan.listed() == {"desk": DESK.url}
+
+
+# Names of strangers
+
+
+def test_strangers_have_their_address_in_their_name_and_those_vouched_for_have_not() -> None:
+    lan = Lan(mark=True)
+    lan.vouched.add(NAS)
+    lan.says("evil", EVIL, name="desk")
+    lan.says("desk", DESK, proven=True)
+    lan.says("nas", NAS)
+    lan.answer(EVIL, DESK, NAS)
+    assert {one.id: one.name for one in lan.list()} == {
+        "evil": "desk@192.168.1.66",
+        "desk": "desk",
+        "nas": "nas",
+    }
+
+
+def test_a_bare_stranger_is_named_after_its_address_anyway() -> None:
+    lan = Lan(mark=True)
+    lan.says("opencode-4096", DESK)
+    lan.answer(DESK, directory="/home/me/project")
+    assert lan.only().name == "192.168.1.20-project"
+
+
+def test_a_stranger_that_is_vouched_for_later_gets_its_own_name() -> None:
+    lan = Lan(mark=True)
+    lan.says("desk", DESK)
+    lan.answer(DESK)
+    assert lan.only().name == "desk@192.168.1.20"
+    lan.vouched.add(DESK)
+    assert lan.only().name == "desk"
+    lan.vouched.clear()
+    assert lan.only().name == "desk@192.168.1.20"
+
+
+def test_a_stranger_with_the_longest_name_does_not_get_that_for_itself() -> None:
+    lan = Lan(mark=True)
+    lan.says("desk", place("192.168.1.20"), name="x" * 190)
+    lan.answer(DESK)
+    name = lan.only().name
+    assert len(name) <= 200
+    assert name.startswith("x" * 100)
+    assert name != "x" * 190
+
+
 # Limits
 
 
@@ -589,6 +696,43 @@ def test_a_full_list_keeps_up_with_those_on_it() -> None:
     lan.says("nas", NAS)
     lan.answer(MOVED, NAS)
     assert lan.listed() == {"desk": MOVED.url}
+
+
+def test_one_that_proved_the_secret_displaces_one_that_did_not_when_it_is_full() -> None:
+    lan = Lan(limit=2)
+    lan.vouched.add(DESK)
+    lan.says("desk", DESK)
+    lan.says("evil", EVIL)
+    lan.answer(DESK, EVIL, NAS)
+    assert set(lan.listed()) == {"desk", "evil"}
+    lan.says("nas", NAS, proven=True)
+    assert lan.listed() == {"desk": DESK.url, "nas": NAS.url}
+    assert lan.listed() == {"desk": DESK.url, "nas": NAS.url}
+    (one,) = refused(lan)
+    assert one == Rejection(source="service evil", reason="MDNS_MAX_SERVICES leaves no room for it.")
+
+
+def test_nobody_who_is_vouched_for_is_displaced() -> None:
+    lan = Lan(limit=2)
+    lan.vouched.add(DESK)
+    lan.says("desk", DESK)
+    lan.says("nas", NAS, proven=True)
+    lan.answer(DESK, NAS, EVIL)
+    lan.list()
+    lan.says("third", EVIL, proven=True)
+    assert set(lan.listed()) == {"desk", "nas"}
+
+
+def test_at_an_address_with_too_many_a_proven_one_displaces_one_there_and_no_other() -> None:
+    lan = Lan(limit=8)
+    crowd = [place("192.168.1.20", 5000 + number) for number in range(3)]
+    lan.says("nas", NAS)
+    for number, one in enumerate(crowd):
+        lan.says(f"evil{number}", one)
+    lan.answer(DESK, NAS, *crowd)
+    assert list(lan.listed()) == ["nas", "evil0", "evil1"]
+    lan.says("desk", DESK, proven=True)
+    assert list(lan.listed()) == ["nas", "evil1", "desk"]
 
 
 # Whom to trust
@@ -696,24 +840,24 @@ def test_a_place_is_doubtful_when_its_service_says_so_no_more(lan: Lan) -> None:
     service = lan.says("desk", DESK)
     lan.answer(DESK)
     lan.list()
-    assert list(lan.roster.doubtful(service)) == []
+    assert list(lan.roster.places_of(service)) == [DESK]
     assert not lan.roster.is_doubtful(DESK)
     changes: list[dict[str, Any]] = [{"gone_at": time.monotonic()}, {"advert": None}]
     for change in changes:
         kept = {name: getattr(service, name) for name in change}
         for name, value in change.items():
             setattr(service, name, value)
-        assert list(lan.roster.doubtful(service)) == [DESK]
+        assert list(lan.roster.places_of(service)) == [DESK]
         assert lan.roster.is_doubtful(DESK)
         for name, value in kept.items():
             setattr(service, name, value)
     lan.barred.add(DESK)
-    assert list(lan.roster.doubtful(service)) == [DESK]
+    assert lan.roster.is_doubtful(DESK)
     lan.barred.clear()
     lan.says("desk", MOVED)
-    assert list(lan.roster.doubtful(service)) == [DESK]
+    assert lan.roster.is_doubtful(DESK)
     lan.says("desk", DESK, id="other")
-    assert list(lan.roster.doubtful(service)) == [DESK]
+    assert lan.roster.is_doubtful(DESK)
     del lan.services[service.key]
     assert lan.roster.is_doubtful(DESK)
 
@@ -721,7 +865,7 @@ def test_a_place_is_doubtful_when_its_service_says_so_no_more(lan: Lan) -> None:
 def test_a_place_of_nobody_is_not_doubtful(lan: Lan) -> None:
     service = lan.says("desk", DESK)
     assert not lan.roster.is_doubtful(DESK)
-    assert list(lan.roster.doubtful(service)) == []
+    assert list(lan.roster.places_of(service)) == []
     assert set(lan.roster.places) == set()
     lan.answer(DESK)
     lan.list()
@@ -894,3 +1038,46 @@ def test_nothing_is_said_of_a_second_service_of_one_that_is_listed(lan: Lan) -> 
 def test_a_reason_is_a_sentence(lan: Lan, problem: str, reason: str) -> None:
     lan.says("desk").problem = problem
     assert [one.reason for one in refused(lan)] == [reason]
+
+
+# The listing
+
+
+def entry(endpoint_id: str, where: Place, service: str = "desk") -> Listed:
+    endpoint = Endpoint(id=endpoint_id, name=endpoint_id, url=where.url)
+    return Listed(service=service, place=where, advert=Advert(), answer=Recognised(), endpoint=endpoint)
+
+
+def test_a_listing_finds_each_by_id_place_and_service() -> None:
+    listing = Listing()
+    one, other, third = entry("a", DESK), entry("b", MOVED), entry("c", NAS, "nas")
+    for it in (one, other, third):
+        listing.put(it)
+    assert list(listing) == [one, other, third]
+    assert len(listing) == 3
+    assert (listing.get("a"), listing.get("z")) == (one, None)
+    assert (listing.at(NAS), listing.at(EVIL)) == (third, None)
+    assert list(listing.of("desk")) == [one, other]
+    assert list(listing.of("evil")) == []
+    assert listing.places == {DESK, MOVED, NAS}
+    assert [listing.number_at(it.address) for it in (DESK, NAS, EVIL)] == [2, 1, 0]
+
+
+def test_a_listing_forgets_where_one_was_and_whose() -> None:
+    listing = Listing()
+    listing.put(entry("a", DESK))
+    listing.put(entry("b", NAS))
+    moved = entry("a", EVIL, "other")
+    listing.put(moved)
+    assert [it.id for it in listing] == ["a", "b"]  # in its old place
+    assert listing.at(DESK) is None
+    assert listing.at(EVIL) == moved
+    assert [it.id for it in listing.of("desk")] == ["b"]
+    assert list(listing.of("other")) == [moved]
+    assert listing.number_at(DESK.address) == 0
+    for it in listing:  # which may change meanwhile
+        listing.remove(it)
+    assert len(listing) == 0
+    assert listing.places == set()
+    assert not listing._by_service
+    assert not listing._at

@@ -2,13 +2,17 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
-from zeroconf import ServiceStateChange
+from zeroconf import (
+    DNSPointer,  # pyright: ignore[reportPrivateImportUsage] - but not in __all__
+    ServiceStateChange,
+)
 from zeroconf._cache import DNSCache
 from zeroconf.asyncio import AsyncServiceInfo
 
@@ -47,7 +51,18 @@ class Hearing:
     ) -> None:
         if worth is not None:
             self.worths[name] = worth
+        if event is not ServiceStateChange.Removed:
+            self.points(f"{name}.{OURS}", OURS)
         self.services._heard(self.services._zeroconf, OURS, f"{name}.{OURS}", event)
+
+    def points(self, name: str, type_: str) -> None:
+        """Let zeroconf know that there is a service of a type."""
+        self.cache.async_add_records([DNSPointer(type_, 12, 1, 4500, name)])
+
+    def reconsiders(self) -> None:
+        """Do what is done every two seconds."""
+        self.services._overlooked = False
+        self.services._compare(self.services._unknown())
 
     def caches(self, name: str, *, port: int = 4096) -> None:
         info = AsyncServiceInfo(
@@ -103,76 +118,227 @@ def test_a_newcomer_displaces_one_that_is_worth_less_and_no_other(
     hearing = full(*worths)
     before = hearing.known
     hearing.hears("new", newcomer)
+    assert hearing.known == before  # it is noted only
+    assert hearing.services._overlooked
+    hearing.reconsiders()
     if displaced is None:
         assert hearing.known == before
         assert hearing.services._overlooked
     else:
         assert hearing.known == (before - {displaced}) | {"new"}
         assert f"{displaced}.{OURS}" not in hearing.services._queue
+        assert f"new.{OURS}" in hearing.services._queue
 
 
-def test_which_one_of_those_worth_the_same_is_displaced_cannot_be_foreseen(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    choices: list[set[str]] = []
+def test_which_one_of_those_worth_the_same_is_displaced_cannot_be_foreseen() -> None:
+    displaced: set[str] = set()
+    for _ in range(60):
+        hearing = full(Worth.NOTHING, Worth.UNKNOWN, Worth.NOTHING)
+        hearing.hears("new", Worth.UNKNOWN)
+        hearing.reconsiders()
+        displaced |= {"old0", "old1", "old2"} - hearing.known
+    assert displaced == {"old0", "old2"}
 
-    def choose(found: list[Service]) -> Service:
-        choices.append({one.label for one in found})
-        return found[-1]
 
-    monkeypatch.setattr("opencode_mcp_mdns.services.random.choice", choose)
-    hearing = full(Worth.NOTHING, Worth.UNKNOWN, Worth.NOTHING)
-    hearing.hears("new", Worth.UNKNOWN)
-    assert choices == [{"old0", "old2"}]
-    assert hearing.known == {"old0", "old1", "new"}
+def test_which_newcomer_comes_first_cannot_be_foreseen() -> None:
+    lucky: set[str] = set()
+    for _ in range(60):
+        hearing = full(Worth.NOTHING)
+        for name in ("one", "two", "three"):
+            hearing.hears(name, Worth.UNKNOWN)
+        hearing.reconsiders()
+        assert len(hearing.known) == 1
+        lucky |= hearing.known
+    assert lucky == {"one", "two", "three"}
 
 
 def test_a_flood_of_unknown_ones_leaves_those_alone_that_are_listed_or_likely() -> None:
     hearing = full(*[Worth.LISTED, Worth.LIKELY] * 4, *[Worth.NOTHING] * 8)
     for number in range(500):
         hearing.hears(f"evil{number}", Worth.UNKNOWN)
-        hearing.worths[f"evil{number}"] = Worth.NOTHING
+    hearing.reconsiders()
     assert len(hearing.known) == 16
     assert {f"old{number}" for number in range(8)} < hearing.known
+    for number in range(500):
+        hearing.worths[f"evil{number}"] = Worth.NOTHING
     hearing.hears("honest", Worth.UNKNOWN)
+    for _ in range(100):
+        hearing.reconsiders()
     assert "honest" in hearing.known
+    assert {f"old{number}" for number in range(8)} < hearing.known
+
+
+def test_of_a_flood_only_so_many_are_looked_at_at_once_and_each_of_the_known_once() -> None:
+    hearing = full(*[Worth.UNKNOWN] * 16)
+    for number in range(500):
+        hearing.hears(f"evil{number}", Worth.UNKNOWN)
+    asked: list[str] = []
+
+    def worth(service: Service) -> Worth:
+        asked.append(service.label)
+        return Worth.UNKNOWN
+
+    hearing.services._worth = worth
+    hearing.reconsiders()
+    assert len(asked) == 16 + 128
+    assert {f"old{number}" for number in range(16)} < set(asked)
+    assert len(set(asked)) == len(asked)
+
+
+def test_to_hear_of_a_flood_costs_nothing_but_a_note() -> None:
+    hearing = full(Worth.NOTHING)
+
+    def worth(service: Service) -> Worth:
+        raise AssertionError("nothing is compared while zeroconf waits")
+
+    hearing.services._worth = worth
+    for number in range(500):
+        hearing.hears(f"evil{number}")
+    assert hearing.known == {"old0"}
+
+
+def test_newcomers_have_the_room_that_has_become_free() -> None:
+    hearing = full(Worth.LISTED, Worth.LISTED)
+    for name in ("one", "two", "three"):
+        hearing.hears(name)
+    hearing.services.drop(hearing.services.known[f"old0.{OURS}"])
+    hearing.reconsiders()
+    assert len(hearing.known) == 2
+    assert "old1" in hearing.known
+    assert hearing.services._overlooked  # for the others
+
+
+def test_one_that_zeroconf_does_not_know_any_more_is_not_reconsidered() -> None:
+    hearing = full(Worth.NOTHING)
+    hearing.hears("new")
+    hearing.cache.async_remove_records(hearing.services._pointers(OURS))
+    hearing.reconsiders()
+    assert hearing.known == {"old0"}
+
+
+def test_what_cannot_be_an_instance_is_not_reconsidered() -> None:
+    hearing = full(Worth.NOTHING)
+    hearing.points(f"printer.{HTTP}", HTTP)
+    hearing.points(f"opencode-4096.{HTTP}", HTTP)
+    assert [one.label for one in hearing.services._unknown()] == ["opencode-4096"]
 
 
 def test_a_newcomer_is_judged_by_what_is_known_of_it_already() -> None:
     hearing = full(Worth.UNKNOWN)
-    seen: list[Service] = []
-
-    def worth(service: Service) -> Worth:
-        seen.append(service)
-        return Worth.LIKELY if service.advert is not None else Worth.UNKNOWN
-
-    hearing.services._worth = worth
+    hearing.services._worth = lambda one: Worth.LIKELY if one.advert is not None else Worth.UNKNOWN
     hearing.hears("silent")
+    hearing.reconsiders()
     assert hearing.known == {"old0"}
     hearing.caches("new")
     hearing.hears("new")
+    hearing.reconsiders()
     assert hearing.known == {"new"}
 
 
 def test_a_name_that_is_none_displaces_nothing() -> None:
     hearing = full(Worth.UNKNOWN)
     hearing.services._worth = lambda one: Worth.NOTHING if one.problem else Worth.UNKNOWN
-    hearing.services._heard(hearing.services._zeroconf, OURS, f"a\x00b.{OURS}", ServiceStateChange.Added)
+    hearing.hears("a\x00b")
+    hearing.reconsiders()
     assert hearing.known == {"old0"}
 
 
-def test_a_flood_is_told_of_once_until_it_has_ebbed(caplog: pytest.LogCaptureFixture) -> None:
-    hearing = full(*[Worth.UNKNOWN] * 4)
-    assert caplog.messages == []
-    for number in range(50):
-        hearing.hears(f"evil{number}")
+def test_a_flood_is_told_of_once_until_it_has_ebbed_for_an_hour(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("opencode_mcp_mdns.services.time", SimpleNamespace(monotonic=lambda: now[0]))
+    services = Hearing(4).services
+    for _ in range(50):
+        services._tell_of_flood()
+        now[0] += 2
     told = "More than MDNS_MAX_SERVICES (4) services are advertised: some are left out."
     assert caplog.messages == [told]
-    for service in list(hearing.services.known.values())[1:]:
-        hearing.services.drop(service)
-    for number in range(50):
-        hearing.hears(f"evil{number}")
+    now[0] += 3000
+    services._tell_of_flood()
+    assert caplog.messages == [told]
+    now[0] += 3601
+    services._tell_of_flood()
     assert caplog.messages == [told, told]
+
+
+@pytest.mark.anyio
+async def test_it_is_reconsidered_again_and_again_but_only_if_somebody_was_overlooked(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opencode_mcp_mdns.services._RECONSIDER_SECONDS", 0.001)
+    hearing = full(Worth.UNKNOWN)
+    batches: list[int] = []
+    compare = hearing.services._compare
+
+    def compared(newcomers: Sequence[Service]) -> None:
+        batches.append(len(newcomers))
+        compare(newcomers)
+
+    monkeypatch.setattr(hearing.services, "_compare", compared)
+    async with anyio.create_task_group() as group:
+        group.start_soon(hearing.services._reconsider)
+        await anyio.sleep(0.02)
+        assert batches == []
+        assert caplog.messages == []
+        hearing.hears("new")
+        with anyio.fail_after(5):
+            while len(batches) < 3:
+                await anyio.sleep(0.001)
+            hearing.worths["old0"] = Worth.NOTHING
+            while hearing.known != {"new"}:
+                await anyio.sleep(0.001)
+        group.cancel_scope.cancel()
+    assert set(batches) == {1}
+    assert len(caplog.messages) == 1
+
+
+LONG_NAMES = ["\ufffd" * 22, "x" * 64, "é" * 32]
+
+
+@pytest.mark.parametrize("name", LONG_NAMES)
+@pytest.mark.parametrize("full_up", [False, True])
+def test_a_name_that_cannot_be_sent_is_removed_from_zeroconfs_cache(name: str, full_up: bool) -> None:
+    """It would be sent as a known answer, whereupon zeroconf sends nothing at all."""
+    hearing = full(Worth.NOTHING) if full_up else Hearing(4)
+    before = hearing.known
+    hearing.points(f"desk.{OURS}", OURS)
+    hearing.hears(name)
+    assert hearing.known == before
+    assert not hearing.services._overlooked
+    left = {str(getattr(one, "alias", "")) for one in hearing.services._pointers(OURS)}
+    assert f"desk.{OURS}" in left
+    assert f"{name}.{OURS}" not in left
+
+
+@pytest.mark.anyio
+async def test_after_sleep_zeroconf_knows_nothing_and_everything_is_asked_for() -> None:
+    hearing = Hearing(4)
+    hearing.caches("desk")
+    hearing.hears("desk")
+    await hearing.resolves()
+    hearing.services.slept()
+    assert hearing.cache.names() == []
+    assert list(hearing.services._queue) == [f"desk.{OURS}"]
+    assert hearing.services._asking._due
+    (service,) = hearing.services.known.values()
+    assert service.advert is not None  # until something else is said
+
+
+@pytest.mark.anyio
+async def test_all_that_is_known_is_read_again_at_each_regular_question() -> None:
+    hearing = Hearing(4)
+    hearing.caches("desk")
+    hearing.hears("desk")
+    await hearing.resolves()
+    assert hearing.services.settled
+    hearing.caches("desk", port=5000)
+    hearing.services._asking._asked()
+    assert not hearing.services.settled
+    await hearing.resolves()
+    (service,) = hearing.services.known.values()
+    assert service.advert is not None
+    assert [one.port for one in service.advert.places] == [5000]
 
 
 def test_one_that_is_known_is_heard_of_again_whatever_the_flood() -> None:

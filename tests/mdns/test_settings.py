@@ -78,7 +78,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("MDNS_PORTS", "4096", "ports", ("4096",)),
     ("MDNS_PORTS", "1, 4096-4100 ,65535", "ports", ("1", "4096-4100", "65535")),
     ("MDNS_MAX_SERVICES", "1", "max_services", 1),
-    ("MDNS_MAX_SERVICES", "10000", "max_services", 10_000),
+    ("MDNS_MAX_SERVICES", "1000", "max_services", 1_000),
     ("MDNS_FORGET_AFTER_MS", "0", "forget_after_ms", 0),
     ("MDNS_FORGET_AFTER_MS", "1000000000000000", "forget_after_ms", 10**15),
     ("MDNS_CREDENTIALS_FOR", "192.168.1.5, nas.example", "credentials_for", ("192.168.1.5", "nas.example")),
@@ -126,7 +126,7 @@ BAD: dict[str, list[str]] = {
             "4096\t-4100",
         ),
     ],
-    "MDNS_MAX_SERVICES": ["0", "-1", "10001", "many", "1.5"],
+    "MDNS_MAX_SERVICES": ["0", "-1", "1001", "many", "1.5"],
     "MDNS_FORGET_AFTER_MS": ["-1", "soon", "0.5", str(10**15 + 1)],
     "MDNS_CREDENTIALS_FOR": [
         *(",", "desk.local", "desk.LOCAL", "desk.local.", "a.b.local", "ok,desk.local", "10.0.0.0/33"),
@@ -155,16 +155,45 @@ def test_a_short_secret_is_refused_and_not_shown(short: str) -> None:
     assert "16 characters" in said
 
 
-def test_a_secret_of_sixteen_characters_is_the_key_and_is_not_shown() -> None:
+def test_a_secret_of_sixteen_characters_is_taken_and_not_shown() -> None:
     settings = accepted(MDNS_SECRET="sixteen letters!", MDNS_REQUIRE_SECRET="1")
-    assert settings.key == b"sixteen letters!"
+    assert settings.key is not None
     assert settings.require_secret
     for shown in (repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()):
         assert "sixteen letters!" not in shown
 
 
-def test_a_secret_that_is_no_utf_8_is_a_key_all_the_same() -> None:
-    assert accepted(MDNS_SECRET="caf\udce9 and sixteen more").key == b"caf\xed\xb3\xa9 and sixteen more"
+def test_the_key_is_made_of_the_secret_in_the_same_way_on_all_machines() -> None:
+    key = accepted(MDNS_SECRET="sixteen letters!").key
+    assert key == bytes.fromhex("1c5e468adcee11b060d03e23d93784daaf5216f4887ca8aecf60f6a8f46f9494")
+
+
+def test_the_key_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = accepted(MDNS_SECRET="sixteen letters!")
+    key = settings.key
+    monkeypatch.setattr("opencode_mcp_mdns.settings.hashlib.scrypt", None)
+    assert settings.key is key
+
+
+def test_a_guess_at_the_secret_takes_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost: dict[str, int] = {}
+
+    def scrypt(password: bytes, *, salt: bytes, n: int, r: int, p: int, dklen: int) -> bytes:
+        cost.update(n=n, r=r, p=p)
+        return bytes(dklen)
+
+    monkeypatch.setattr("opencode_mcp_mdns.settings.hashlib.scrypt", scrypt)
+    key = accepted(MDNS_SECRET="sixteen letters!").key
+    assert key is not None
+    assert len(key) >= 32
+    assert 128 * cost["n"] * cost["r"] >= 16 * 2**20
+
+
+def test_a_secret_that_is_no_utf_8_makes_a_key_all_the_same() -> None:
+    one, other = (accepted(MDNS_SECRET=f"caf{letter} and sixteen more").key for letter in "\udce9\udce8")
+    assert one is not None
+    assert other is not None
+    assert one != other
 
 
 def test_requiring_a_secret_takes_a_secret() -> None:

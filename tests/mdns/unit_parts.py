@@ -1,5 +1,6 @@
 """What the unit tests of mdns share: networks that are not there, and settings made by hand."""
 
+import functools
 import ipaddress
 import time
 from typing import Any
@@ -45,8 +46,9 @@ def place(text: str, port: int = 4096) -> Place:
     return Place(address(text), port)
 
 
+@functools.cache
 def settings(**given: Any) -> MDnsSettings:
-    """Settings by their fields' names, nothing from the environment."""
+    """Settings by their fields' names, nothing from the environment; the key of a secret takes its time."""
     return MDnsSettings(**given)
 
 

@@ -181,7 +181,7 @@ def _places(
     told = signed
     if told is None:
         told = info.parsed_scoped_addresses(IPVersion.All)[:_ADDRESSES_LOOKED_AT]
-    addresses = (network.scoped(ip_address(one)) for one in told)
+    addresses = (network.scoped(one) for one in map(_address, told) if one is not None)
     found: dict[Place, None] = {}
     reasons: dict[str, str] = {}
     for address in sorted(addresses, key=lambda one: (one.version, one.is_link_local)):
@@ -194,6 +194,13 @@ def _places(
             reasons.setdefault(reason, str(address))
     left_out = "; ".join(f"its address {address} {reason}" for reason, address in reasons.items())
     return list(found)[:MOST_ADDRESSES], left_out or ("" if found else "it has no address")
+
+
+def _address(text: str) -> Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 def _text(properties: Mapping[bytes, bytes | None]) -> dict[str, str]:

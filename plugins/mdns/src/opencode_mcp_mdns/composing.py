@@ -18,7 +18,7 @@ from opencode_mcp_mdns.settings import MDnsSettings
 
 _TXT_BYTES = 400
 _VALUE_BYTES = 200
-_LABEL_BYTES = 52
+_LABEL_BYTES = 51
 """Of a DNS label's 63, what the id and a number behind it leave for the name."""
 _FORESEEN = 3
 _HEX = re.compile(r"[0-9a-f]{6,}")

@@ -54,7 +54,7 @@ class Lookout:
             mark=settings.secret is not None or bool(settings.credentials_for),
         )
         self._allowed: dict[str, Sequence[Place]] = {}
-        self._told: dict[str, Sequence[Place]] = {}
+        self._told: dict[str, Sequence[Place | str]] = {}
         self._own: frozenset[tuple[str, int | None]] = frozenset()
         self._own_read = float("-inf")
         self._dirty = anyio.Event()
@@ -105,6 +105,7 @@ class Lookout:
             await anyio.sleep(_BREATH_SECONDS)
 
     async def _review(self) -> None:
+        self._session.look_at_clock()  # before proofs are found to be old
         for service in [one for one in self._services.known.values() if one.gone]:
             if not self._roster.lists(service):
                 self._services.drop(service)
@@ -138,7 +139,8 @@ class Lookout:
         return self._own
 
     def _service_changed(self, service: Service) -> None:
-        claimed = () if service.advert is None or service.gone else tuple(service.advert.places)
+        advert = None if service.gone else service.advert
+        claimed = () if advert is None else (advert.id, *advert.places)
         if self._told.get(service.key) != claimed:
             self._told[service.key] = claimed
             for place in self._roster.places_of(service):

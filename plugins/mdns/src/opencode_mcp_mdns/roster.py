@@ -17,6 +17,7 @@ from opencode_mcp_mdns.listing import Listed, Listing
 from opencode_mcp_mdns.service import Service
 
 _SHARE = 4
+_NAME_LENGTH = 140
 _PATIENCE_SECONDS = 20.0
 """How long a proof that grew old while this machine slept is held to be good."""
 
@@ -202,18 +203,14 @@ class Roster:
 
     def _has_room(self, advert: Advert, place: Place) -> bool:
         """Whether there is room for one more; one that proved the secret displaces one that did not."""
-        full = len(self._listing) >= self._limit
-        if not full and self._listing.number_at(place.address) < max(1, self._limit // _SHARE):
+        share_is_used = self._listing.number_at(place.address) >= max(1, self._limit // _SHARE)
+        if not share_is_used and len(self._listing) < self._limit:
             return True
         if not advert.proven:
             return False
+        others = (one for one in self._listing if not one.endpoint.vouched)
         displaced = next(
-            (
-                one
-                for one in self._listing
-                if not one.endpoint.vouched and (full or one.place.address == place.address)
-            ),
-            None,
+            (one for one in others if not share_is_used or one.place.address == place.address), None
         )
         if displaced is not None:
             self._listing.remove(displaced)
@@ -243,7 +240,8 @@ class Roster:
         vouched = advert.proven or self._vouched(place)
         name = advert.name or f"{place.address}-{folder_of(directory) or place.port}"
         if advert.name and self._mark and not vouched:
-            name = f"{advert.name}@{place.address}"  # lest it passes for one that the user knows
+            # Lest it passes for one that the user knows.
+            name = f"{clean_line(advert.name, _NAME_LENGTH)}@{place.address}"
         return Endpoint(
             id=endpoint_id,
             name=clean_line(name, 200),

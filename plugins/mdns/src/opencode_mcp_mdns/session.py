@@ -79,7 +79,7 @@ class Session:
             with anyio.move_on_after(_CHECK_SECONDS):
                 await self._woken.wait()
             self._woken = anyio.Event()
-            self._look_at_clock()
+            self.look_at_clock()
             network, up = await anyio.to_thread.run_sync(lambda: (self._read(), links_up()))
             back = up - (up if self._up is None else self._up)
             self._up = up
@@ -128,7 +128,7 @@ class Session:
             )
         self._deaf = deaf
 
-    def _look_at_clock(self) -> None:
+    def look_at_clock(self) -> None:
         """Notice by the wall clock that time has passed which the other clock has not seen."""
         differ = time.time() - anyio.current_time()
         if abs(differ - self._clocks_differ) > _JUMP_SECONDS and self.slept is not None:
