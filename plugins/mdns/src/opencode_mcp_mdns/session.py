@@ -162,15 +162,20 @@ async def opened(read: ReadNetwork, wanted: Sequence[str]) -> AsyncGenerator[Ses
         ) from None
     try:
         session = Session(zeroconf, network, read)
-        with anyio.fail_after(_START_SECONDS):
-            await zeroconf.zeroconf.async_wait_for_start()
-        await session.use(network)
+        await _start(session)
         yield session
-    except TimeoutError:
-        raise TransportError("Multicast DNS does not start on this machine.") from None
     finally:
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
             await zeroconf.async_close()
+
+
+async def _start(session: Session) -> None:
+    try:
+        with anyio.fail_after(_START_SECONDS):
+            await session.zeroconf.zeroconf.async_wait_for_start()
+    except (TimeoutError, Error):
+        raise TransportError("Multicast DNS does not start on this machine.") from None
+    await session.use(session.network)
 
 
 def _has_ipv6() -> bool:
