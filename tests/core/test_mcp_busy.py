@@ -8,7 +8,7 @@ import pytest
 from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
 from support.mcp_client import QUICK, aborts, connected, hold_back_turns, in_both_eras, prompts, until
 
-pytestmark = [pytest.mark.anyio, in_both_eras]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, in_both_eras]
 
 
 async def test_a_busy_session_gets_nothing_and_the_answer_says_what_runs(mode: str) -> None:

@@ -10,7 +10,7 @@ from opencode_mcp.conversation import listening, waiting
 from opencode_mcp.testing import FakeOpenCode, Gate, Reply, SubAgent, ToolCall
 from support.mcp_client import connected, in_both_eras, until
 
-pytestmark = [pytest.mark.anyio, in_both_eras]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, in_both_eras]
 
 JOINED = "opencode_mcp.conversation.waiting.JOINED_SECONDS"
 SIGN = "opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS"

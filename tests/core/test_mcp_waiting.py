@@ -13,7 +13,7 @@ from opencode_mcp.opencode.v1 import V1
 from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
 from support.mcp_client import QUICK, connected, hold_back_turns, in_both_eras, until
 
-pytestmark = [pytest.mark.anyio, in_both_eras]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, in_both_eras]
 
 WITHOUT_PROGRESS = "opencode_mcp.mcp.tools.WITHOUT_PROGRESS_SECONDS"
 SIGN = "opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS"

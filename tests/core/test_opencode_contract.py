@@ -15,7 +15,7 @@ from opencode_mcp.testing import Ask, FakeOpenCode, Gate, Question, Reply, SubAg
 from support.model_server import Answer, ModelServer
 from support.real_opencode import running_opencode
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 BOTH = ["fake", pytest.param("real", marks=pytest.mark.real)]
 WAIT_SECONDS = 15
