@@ -27,6 +27,8 @@ _BREATH_SECONDS = 0.02
 """Between two reviews, however much happens on the network."""
 _FIRST_SECONDS = 1.0
 """How long to wait with the first publication for somebody to answer: most do within 0.3 s."""
+_REVIEW_SECONDS = 5.0
+"""At the latest after so long it is looked whether a proof has grown old, or somebody is gone for good."""
 _OWN_SECONDS = 1.0
 
 
@@ -55,6 +57,7 @@ class Lookout:
         )
         self._allowed: dict[str, Sequence[Place]] = {}
         self._told: dict[str, Sequence[Place | str]] = {}
+        self._seen: dict[str, object] = {}
         self._own: frozenset[tuple[str, int | None]] = frozenset()
         self._own_read = float("-inf")
         self._dirty = anyio.Event()
@@ -91,8 +94,9 @@ class Lookout:
         published: Sequence[Endpoint] | None = None
         began = anyio.current_time()
         while True:
-            patience = began + _FIRST_SECONDS if published is None else float("inf")
-            with anyio.CancelScope(deadline=patience):
+            patience = began + _FIRST_SECONDS
+            until = patience if published is None else anyio.current_time() + _REVIEW_SECONDS
+            with anyio.CancelScope(deadline=until):
                 await self._dirty.wait()
             self._dirty = anyio.Event()
             await self._review()
@@ -127,6 +131,7 @@ class Lookout:
                 own = [place for place in own if (advert.id, place.port) not in here]
             allowed[service.key] = [place for place in advert.places if place not in own]
         self._allowed = allowed
+        self._seen = {key: seen for key, seen in self._seen.items() if key in self._services.known}
         self._told = {key: told for key, told in self._told.items() if key in allowed}
         return {*self._roster.places, *chain.from_iterable(allowed.values())}
 
@@ -147,7 +152,10 @@ class Lookout:
                 visit = self._places.get(place)
                 if visit is not None:
                     visit.doubt()
-        self._wake()
+        standing = (advert, service.problem, service.stale, service.resolved)
+        if self._seen.get(service.key) != standing:
+            self._seen[service.key] = standing
+            self._wake()
 
     def _worth(self, service: Service) -> Worth:
         if self._roster.lists(service):
