@@ -435,3 +435,35 @@ async def test_to_discover_leaves_the_lookout_that_watches_alone(monkeypatch: py
         assert await transport.discover() == found
         assert transport._lookout is watching
         group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_it_is_reviewed_now_and_then_though_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opencode_mcp_mdns.lookout._FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("opencode_mcp_mdns.lookout._REVIEW_SECONDS", 0.01)
+    looking = Looking()
+    reviews = anyio.Semaphore(0)
+
+    async def review() -> None:
+        reviews.release()
+
+    monkeypatch.setattr(looking.out, "_review", review)
+    async with anyio.create_task_group() as group:
+        group.start_soon(looking.out._publish_changes, lambda _: None)
+        with anyio.fail_after(5):
+            for _ in range(3):
+                await reviews.acquire()
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_what_is_read_again_and_says_the_same_wakes_nobody() -> None:
+    looking = Looking()
+    service = looking.says("desk", DESK)
+    looking.out._service_changed(service)
+    looking.out._dirty = anyio.Event()
+    looking.out._service_changed(service)
+    assert not looking.out._dirty.is_set()
+    service.stale = True
+    looking.out._service_changed(service)
+    assert looking.out._dirty.is_set()

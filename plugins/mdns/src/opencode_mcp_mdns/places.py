@@ -60,6 +60,11 @@ class Visit:
         self._doubted = anyio.Event()
 
     @property
+    def standing(self) -> object:
+        """All of it that others decide by."""
+        return (self.asked, self.answer, self.problem, self.decided)
+
+    @property
     def decided(self) -> bool:
         """Whether it is known by now whether there is one."""
         return self.asked and (self.answer is not None or self._misses >= _MISSES)
@@ -108,7 +113,7 @@ class Places:
     """All places that are claimed.
 
     Args:
-        changed: Called after each visit.
+        changed: Called after a visit that has found something else than before.
         uneasy: Whether nobody claims a place any more, so that who answers there is to be watched.
     """
 
@@ -164,10 +169,12 @@ class Places:
                 async with self._shares[outlook]:
                     if outlook is Outlook.OPEN and self._outlook(visit) is Outlook.BAD:
                         continue  # found out while it waited for its turn
+                    before = visit.standing
                     await visit.ask()
                 if visit.silent:
                     self._note_silence(visit.place.address)
-                self._changed()
+                if visit.standing != before:
+                    self._changed()
                 await visit.rest(uneasy=self._uneasy(visit.place))
 
     def _outlook(self, visit: Visit) -> Outlook:
