@@ -34,6 +34,8 @@ NAS = place("192.168.1.30")
 class Settled:
     """Places by hand: where somebody answers, where nobody does, and what is known of addresses."""
 
+    settled = True
+
     def __init__(self) -> None:
         self.visits: dict[Place, Visit] = {}
         self.outlooks: dict[Place, Outlook] = {}
