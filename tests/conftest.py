@@ -15,7 +15,7 @@ def anyio_backend() -> str:
 def nothing_blocks_the_event_loop() -> Iterator[None]:
     """Raise where our code blocks the event loop; plugins and settings are read before there is one."""
     with blockbuster_ctx(
-        ["opencode_mcp", "opencode_mcp_local_relay", "opencode_mcp_mdns"],
+        ["opencode_mcp", "opencode_mcp_local_relay", "opencode_mcp_mdns", "opencode_mcp_tailscale"],
         excluded_modules=["opencode_mcp.testing", "opencode_mcp.plugins", "opencode_mcp.settings"],
     ) as blockbuster:
         for function in blockbuster.functions.values():

@@ -14,6 +14,7 @@ from opencode_mcp import Settings
 from opencode_mcp.settings import ConnectSettings, documented
 from opencode_mcp_local_relay import LocalRelaySettings
 from opencode_mcp_mdns import MDnsSettings
+from opencode_mcp_tailscale import TailscaleSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / ".env.example"
@@ -22,6 +23,7 @@ MODELS: list[type[Settings]] = [
     ConnectSettings,
     LocalRelaySettings,
     MDnsSettings,
+    TailscaleSettings,
 ]  # the first holds those of core as well
 DOCUMENTED = [documented(field) for model in MODELS for field in model.model_fields.values()]
 VARIABLES = [one.variable for one in DOCUMENTED]

@@ -85,7 +85,7 @@ def test_what_is_not_selected_is_not_imported(site: Site, tmp_path: Path):
 def test_an_unknown_transport_is_told_with_those_installed_and_how_to_get_it(site: Site):
     site.install_transport("semaphore")
     assert refused("mdsn") == (
-        "TRANSPORT asks for 'mdsn', which is not installed. Installed: local-relay, mdns, semaphore. "
+        "TRANSPORT asks for 'mdsn', which is not installed. Installed: local-relay, mdns, semaphore, tailscale. "
         "If it is one of the official transports: pip install opencode-mcp-mdsn"
     )
 
@@ -316,7 +316,7 @@ def test_all_installed_are_listed_by_name_with_the_state_they_are_in(site: Site)
     site.install_transport("semaphore")
     site.install("dist-broken", version="0.9", transports={"a-broken": "nowhere"})
     rows = installed_transports(["semaphore", "missing"])
-    assert [one.name for one in rows] == ["a-broken", "local-relay", "mdns", "semaphore"]
+    assert [one.name for one in rows] == ["a-broken", "local-relay", "mdns", "semaphore", "tailscale"]
     assert row("semaphore", "semaphore") == InstalledTransport(
         name="semaphore",
         distribution="opencode-mcp-semaphore",
@@ -352,7 +352,9 @@ def assert_refused(ended: Outcome, *parts: str) -> None:
 @pytest.mark.slow
 def test_the_command_refuses_an_unknown_transport_in_one_line(command: Command):
     ended = command("instances", TRANSPORT="mdsn")
-    assert_refused(ended, "TRANSPORT asks for 'mdsn'", "Installed: local-relay, mdns.", "pip install")
+    assert_refused(
+        ended, "TRANSPORT asks for 'mdsn'", "Installed: local-relay, mdns, tailscale.", "pip install"
+    )
 
 
 @pytest.mark.slow
@@ -414,11 +416,12 @@ def test_transports_lists_the_good_and_the_broken_and_what_is_missing(command: C
     assert lines[2][:3] == ["local-relay", "opencode-mcp-local-relay", version("opencode-mcp-local-relay")]
     assert lines[3][:3] == ["mdns", "opencode-mcp-mdns", version("opencode-mcp-mdns")]
     assert lines[4] == ["semaphore", "yes", "opencode-mcp-semaphore", "1.0", "Finds", "nothing"]
-    assert ended.out.splitlines()[5:] == ["TRANSPORT asks for 'missing', which is not installed."]
+    assert lines[5][:3] == ["tailscale", "opencode-mcp-tailscale", version("opencode-mcp-tailscale")]
+    assert ended.out.splitlines()[6:] == ["TRANSPORT asks for 'missing', which is not installed."]
     ended = command("transports", "--json", TRANSPORT=selected, PYTHONPATH=str(site.path))
     assert (ended.code, ended.err) == (0, "")
     rows = {one["name"]: one for one in json.loads(ended.out)}
-    assert set(rows) == {"broken", "local-relay", "mdns", "missing", "semaphore"}
+    assert set(rows) == {"broken", "local-relay", "mdns", "missing", "semaphore", "tailscale"}
     assert (rows["missing"]["selected"], rows["missing"]["broken"]) == (True, True)
     assert rows["semaphore"] == {
         "name": "semaphore",

@@ -1,0 +1,188 @@
+"""Finds tailscaled on this machine: its Unix socket, or on macOS the port and token of the app."""
+
+import base64
+import dataclasses
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import anyio.to_thread
+import httpcore2
+
+from opencode_mcp import TransportError, clean_line
+from opencode_mcp_tailscale.settings import TailscaleSettings
+from opencode_mcp_tailscale.through import network_backend
+
+_LINUX = (
+    "/var/run/tailscale/tailscaled.sock",
+    "/tmp/tailscaled.sock",  # noqa: S108 - Tailscale's container image; see `Daemon.connect`
+    "/var/packages/Tailscale/var/tailscaled.sock",  # Synology, DSM 7
+    "/var/packages/Tailscale/etc/tailscaled.sock",  # Synology, DSM 6
+    "/tmp/tailscale/tailscaled.sock",  # noqa: S108 - QNAP
+    "/var/snap/tailscale/common/socket/tailscaled.sock",
+)
+_MACOS = ("/var/run/tailscaled.socket", "/var/run/tailscale/tailscaled.sock")
+_MACOS_APP = Path("/Library/Tailscale")
+_CONNECT_SECONDS = 1.0
+_LSOF_SECONDS = 3.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Daemon:
+    """Where tailscaled's LocalAPI is.
+
+    Attributes:
+        path: Its Unix socket; empty if it is at a port.
+        port: Its port on 127.0.0.1; 0 if it is at a Unix socket.
+        token: What it wants as the password at a port.
+        named: Whether the user named the socket, so that whoever runs it is right.
+    """
+
+    path: str = ""
+    port: int = 0
+    token: str = dataclasses.field(default="", repr=False)
+    named: bool = False
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What every request has to carry."""
+        if not self.token:
+            return {}
+        return {"Authorization": f"Basic {base64.b64encode(f':{self.token}'.encode()).decode()}"}
+
+    def __str__(self) -> str:
+        return clean_line(self.path, 200) or f"127.0.0.1:{self.port}"
+
+    async def connect(self, timeout: float | None) -> httpcore2.AsyncNetworkStream:
+        """Open a connection.
+
+        Some of the usual places are in `/tmp`, where everybody can pretend to be tailscaled.
+
+        Raises:
+            httpcore2.ConnectError: It cannot be connected to, or not relied on.
+            httpcore2.ConnectTimeout: It does not answer.
+        """
+        if not self.path:
+            return await network_backend().connect_tcp("127.0.0.1", self.port, timeout)
+        stream = await network_backend().connect_unix_socket(self.path, timeout)
+        user = None if self.named else _peer(stream.get_extra_info("socket"))
+        if user in (None, 0, os.geteuid()):
+            return stream
+        await stream.aclose()
+        raise httpcore2.ConnectError(f"the user {user} runs it; if that is right, set TAILSCALE_SOCKET to it")
+
+
+async def find_daemon(settings: TailscaleSettings, *, platform: str = sys.platform) -> Daemon:
+    """Return the first of the usual places where tailscaled accepts connections.
+
+    Raises:
+        TransportError: It does so nowhere; the message says where was looked and what to do.
+    """
+    if platform == "win32":
+        raise TransportError(
+            "TRANSPORT=tailscale is not supported on Windows, where tailscaled has a named pipe instead of a "
+            "socket. Use static peers: a transport that lists the addresses of your instances."
+        )
+    failures: list[str] = []
+    chosen = settings.socket or settings.container_socket
+    for daemon in await anyio.to_thread.run_sync(lambda: list(_candidates(chosen, platform))):
+        failure = await _failure(daemon)
+        if not failure:
+            return daemon
+        failures.append(f"{daemon} ({failure})")
+    advice = (
+        f"Correct {'TAILSCALE_SOCKET' if settings.socket else 'TS_SOCKET'}, or start tailscaled."
+        if chosen
+        else "Start Tailscale, or set TAILSCALE_SOCKET to the path of its socket. In a container, mount the "
+        "directory of the socket."
+    )
+    raise TransportError(f"tailscaled cannot be reached. Tried: {'; '.join(failures)}. {advice}")
+
+
+def _candidates(chosen: str, platform: str) -> Iterator[Daemon]:
+    if chosen:
+        yield Daemon(path=chosen, named=True)
+    elif platform == "darwin":
+        yield from _macos_apps()
+        yield from (Daemon(path=path) for path in _MACOS)
+    else:
+        yield from (Daemon(path=path) for path in _LINUX)
+
+
+async def _failure(daemon: Daemon) -> str:
+    try:
+        stream = await daemon.connect(_CONNECT_SECONDS)
+    except httpcore2.ConnectTimeout:
+        return "it does not answer"
+    except httpcore2.ConnectError as error:
+        return _why(error)
+    await stream.aclose()
+    return ""
+
+
+def _why(error: httpcore2.ConnectError) -> str:
+    match error.__cause__:
+        case FileNotFoundError():
+            return "not there"
+        case PermissionError():
+            return "no permission to connect to it"
+        case ConnectionRefusedError():
+            return "nobody listens there: tailscaled is not running"
+        case OSError(strerror=str(reason)):
+            return reason
+        case _:
+            return str(error)
+
+
+def _peer(connected: socket.socket) -> int | None:
+    """Return the user id of who listens at a Unix socket; None where the kernel does not tell (not Linux)."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    told = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", told)[1]
+
+
+def _macos_apps() -> Iterator[Daemon]:
+    """The graphical variants: that of the App Store, whose port and token lsof knows, and the other one."""
+    yield from _macos_store(_open_files())
+    yield from _macos_standalone(_MACOS_APP)
+
+
+def _macos_standalone(folder: Path) -> Iterator[Daemon]:
+    """A link names the port, and a file that only administrators can read holds the token."""
+    try:
+        port = int((folder / "ipnport").readlink().name)
+        token = (folder / f"sameuserproof-{port}").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return
+    yield Daemon(port=port, token=token)
+
+
+def _macos_store(names: Sequence[str]) -> Iterator[Daemon]:
+    """The app keeps a file open that is called `sameuserproof-<port>-<token>`."""
+    for name in names:
+        _, found, rest = name.rpartition("/sameuserproof-")
+        port, dash, token = rest.partition("-")
+        if found and dash and port.isascii() and port.isdigit() and token and ".tailscale.ipn.macos/" in name:
+            yield Daemon(port=int(port), token=token)
+
+
+def _open_files() -> Sequence[str]:
+    import subprocess  # only here
+
+    command = ["/usr/sbin/lsof", "-n", "-a", f"-u{os.getuid()}", "-c", "IPNExtension", "-F", "n"]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_LSOF_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line[1:] for line in done.stdout.splitlines() if line.startswith("n")]

@@ -1,0 +1,209 @@
+"""The machines on which instances are looked for: what is asked of each, and what it has."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from opencode_mcp import Endpoint, Rejection, clean_line
+from opencode_mcp_tailscale.asking import Answer, ask_index, ask_port
+from opencode_mcp_tailscale.choosing import Candidate
+from opencode_mcp_tailscale.here import ask_here, ask_port_here
+from opencode_mcp_tailscale.index import PATH, Entry
+from opencode_mcp_tailscale.localapi import LocalApi
+from opencode_mcp_tailscale.reach import Reach, origin
+from opencode_mcp_tailscale.rounds import Question, Rounds
+from opencode_mcp_tailscale.settings import TailscaleSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listed:
+    """An instance that is published.
+
+    Attributes:
+        endpoint: What is published.
+        candidate: The machine that has it.
+        port: The port at which it is reached.
+    """
+
+    endpoint: Endpoint
+    candidate: Candidate
+    port: int
+
+
+class Peer:
+    """One machine.
+
+    Its ports are asked only where it has no index, but on this machine, always.
+
+    Args:
+        candidate: The machine.
+        api: The tailscaled of this machine.
+        reach: The way to it.
+        settings: Say which ports.
+        rounds: Ask the questions.
+        changed: Called with it when what it has may have changed.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        *,
+        api: LocalApi,
+        reach: Reach,
+        settings: TailscaleSettings,
+        rounds: Rounds,
+        changed: Callable[["Peer"], None],
+    ) -> None:
+        self.candidate = candidate
+        self._api = api
+        self._reach = reach
+        self._settings = settings
+        self._rounds = rounds
+        self._changed = changed
+        self._index = Question(self._ask_index, self._told, index=True, likely=candidate.machine.busy)
+        self._ports = {port: self._port(port) for port in settings.ports}
+        self._forgotten: dict[str, Question] = {}
+        if candidate.machine.online or candidate.own:
+            rounds.add(self._index)
+        else:
+            self._index.retired = True
+
+    @property
+    def questions(self) -> Iterator[Question]:
+        """All that it is asked."""
+        yield from (self._index, *self._ports.values(), *self._forgotten.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has been asked, if it can be."""
+        return all(question.asked for question in self.questions if not question.retired)
+
+    @property
+    def has_index(self) -> bool:
+        """Whether it tells of its instances."""
+        return self._index.entries is not None
+
+    def take(self, candidate: Candidate) -> None:
+        """Take note of how the machine stands now."""
+        before, self.candidate = self.candidate.machine, candidate
+        machine = candidate.machine
+        if not machine.online and not candidate.own:
+            self.retire()
+        elif self._index.retired or machine.addresses != before.addresses or machine.name != before.name:
+            self._ask_anew()
+
+    def _told(self, changed: bool) -> None:
+        if self._index.retired or not changed:
+            return
+        wanted = self._index.asked and (not self.has_index or self.candidate.own)
+        for question in self._ports.values():
+            if question.retired == wanted:
+                question.retired = not wanted
+                if wanted:
+                    self._rounds.add(question)
+                else:
+                    question.forget()
+        told = {entry.id for entry in self._index.entries or ()}
+        for known, question in list(self._forgotten.items()):
+            if known not in told or question.entries:
+                question.retired = True
+                del self._forgotten[known]
+        self._changed(self)
+
+    def retire(self) -> None:
+        """Ask it nothing for now."""
+        for question in self.questions:
+            question.retired = True
+
+    def forget(self, listed: Listed) -> None:
+        """List an instance no more until it answers again."""
+        for port, question in self._ports.items():
+            if listed.endpoint.id == self._id_at(port):
+                question.forget()
+        for entry in self._index.entries or ():
+            if listed.endpoint.id == self._id_of(entry) and entry.id not in self._forgotten:
+                question = self._forgotten[entry.id] = self._instance(entry)
+                self._rounds.add(question)
+        self._changed(self)
+
+    def listed(self) -> Iterator[Listed]:
+        """What it has."""
+        urls: set[str] = set()
+        for entry in self._index.entries or ():
+            if entry.id not in self._forgotten:
+                port = self._settings.index_port
+                url = entry.url or origin(self.candidate, port) + entry.path.rstrip("/")
+                urls.add(url)
+                yield self._listed(self._id_of(entry), entry, url, port)
+        for port, question in self._ports.items():
+            url = origin(self.candidate, port)
+            for entry in question.entries or ():
+                if url not in urls:
+                    yield self._listed(self._id_at(port), entry, url, port)
+
+    def rejected(self) -> Iterator[Rejection]:
+        """What answers there, and is not listed."""
+        where = clean_line(self.candidate.machine.name or self.candidate.machine.id, 200)
+        if self._index.problem:
+            yield Rejection(source=f"{where}:{self._settings.index_port}{PATH}", reason=self._index.problem)
+
+    def _listed(self, known: str, entry: Entry, url: str, port: int) -> Listed:
+        machine = self.candidate.machine
+        short = clean_line(machine.short_name, 100)
+        name = entry.name or short
+        if port != self._settings.index_port:
+            name = f"{short}-{entry.name}" if entry.name else short
+        labels = {"node": machine.name or machine.id, "owner": clean_line(machine.owner, 200)}
+        if entry.version:
+            labels["version"] = entry.version
+        if entry.guarded is not None:
+            labels["auth"] = "basic" if entry.guarded else "none"
+        if not self.candidate.vouched:  # it may call itself as another one is called
+            name = f"{clean_line(name, 100)}@{clean_line(machine.name or machine.id, 90)}"
+            labels["identity"] = f"shared by {clean_line(machine.owner, 100)}"
+        endpoint = Endpoint(
+            id=known,
+            name=clean_line(name, 200),
+            url=url,
+            hostname=short,
+            labels=labels,
+            # On this machine others may listen as well.
+            vouched=entry.mine if self.candidate.own else self.candidate.vouched,
+        )
+        return Listed(endpoint=endpoint, candidate=self.candidate, port=port)
+
+    def _id_of(self, entry: Entry) -> str:
+        return f"{self.candidate.machine.id}/{entry.id}"
+
+    def _id_at(self, port: int) -> str:
+        return f"{self.candidate.machine.id}:{port}"
+
+    def _ask_anew(self) -> None:
+        for question in self.questions:
+            if question.is_index or question.asked:
+                question.retired = False
+                self._rounds.add(question)
+
+    async def _ask_index(self, patience: float) -> Answer:
+        if self.candidate.own:
+            return await ask_here(self._api, self._settings.index_port)
+        return await ask_index(self._reach, self.candidate, self._settings.index_port, patience)
+
+    def _port(self, port: int) -> Question:
+        async def ask(patience: float) -> Answer:
+            if self.candidate.own:
+                return await ask_port_here(origin(self.candidate, port))
+            return await ask_port(self._reach, self.candidate, port, patience)
+
+        question = Question(ask, self._told)
+        question.retired = True
+        return question
+
+    def _instance(self, entry: Entry) -> Question:
+        async def ask(patience: float) -> Answer:
+            if self.candidate.own:
+                return await ask_port_here(entry.url)
+            return await ask_port(
+                self._reach, self.candidate, self._settings.index_port, patience, entry.path
+            )
+
+        return Question(ask, self._told)

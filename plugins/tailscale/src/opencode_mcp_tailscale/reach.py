@@ -1,0 +1,140 @@
+"""How a machine of the tailnet is reached: over the network interface, or through tailscaled."""
+
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+
+import httpcore2
+import httpx2
+
+from opencode_mcp import Route
+from opencode_mcp_tailscale.choosing import Candidate
+from opencode_mcp_tailscale.localapi import Dialling, LocalApi, RefusedError
+from opencode_mcp_tailscale.status import Address, Status
+from opencode_mcp_tailscale.through import Once, Through, network_backend
+
+LOOPBACK = "127.0.0.1"
+_KEEP_SECONDS = 2.0
+
+
+class Reach:
+    """The way to the machines.
+
+    Args:
+        api: The tailscaled.
+
+    Attributes:
+        direct: Whether this machine has an interface on the tailnet, so that its routes lead there.
+    """
+
+    def __init__(self, api: LocalApi) -> None:
+        self._dialling = Dialling(api)
+        self._interface = Interface()
+        self._loopback = network_backend()
+        self.direct = False
+
+    def take(self, status: Status) -> None:
+        """Find out which way it is.
+
+        A container, or another network namespace, may have tailscaled's socket and not its interface.
+        """
+        addresses = status.own.addresses if status.own else ()
+        self._interface.own = [str(one) for one in addresses if _is_here(one)]
+        self.direct = status.kernel and bool(self._interface.own)
+
+    async def connect(self, candidate: Candidate, port: int, timeout: float) -> httpcore2.AsyncNetworkStream:
+        """Open a connection.
+
+        Raises:
+            RefusedError: The machine accepts none at this port.
+            httpcore2.ConnectError: It cannot be reached, for a reason that may lie here.
+            httpcore2.ConnectTimeout: Nobody answers.
+        """
+        try:
+            return await self._backend(candidate).connect_tcp(_host(candidate), port, timeout)
+        except httpcore2.ConnectError as error:
+            if _refused(error):
+                raise RefusedError("It accepts no connections there.") from None
+            raise
+
+    def route(self, candidate: Candidate, url: str, port: int) -> Route:
+        """Return the route to an instance."""
+        transport = None if candidate.own else Through(self._backend(candidate), keep_seconds=_KEEP_SECONDS)
+        return Route(base_url=url, headers=host_header(candidate, port), transport=transport)
+
+    def _backend(self, candidate: Candidate) -> httpcore2.AsyncNetworkBackend:
+        if candidate.own:
+            return self._loopback
+        return self._interface if self.direct else self._dialling
+
+
+class Interface(httpcore2.AsyncNetworkBackend):
+    """Opens connections over the network interface that this machine has on the tailnet, and over no other.
+
+    The addresses of a tailnet are also those that internet providers use behind translation of their own:
+    without Tailscale's interface, somebody else there might answer.
+
+    Attributes:
+        own: The addresses of this machine on the tailnet.
+    """
+
+    def __init__(self) -> None:
+        self.own: Sequence[str] = ()
+        self._backend = network_backend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Open a connection; see `AsyncNetworkBackend`.
+
+        Raises:
+            httpcore2.ConnectError: It is refused, or this machine has no such interface at present.
+            httpcore2.ConnectTimeout: Nobody answers.
+        """
+        own = next((one for one in self.own if (":" in one) == (":" in host)), None)
+        if own is None:
+            raise httpcore2.ConnectError("This machine has no address on the tailnet at present.")
+        return await self._backend.connect_tcp(host, port, timeout, own)
+
+
+def over(stream: httpcore2.AsyncNetworkStream) -> httpx2.AsyncBaseTransport:
+    """Return a transport that uses a connection that is open."""
+    return Through(Once(stream), keep_seconds=_KEEP_SECONDS)
+
+
+def origin(candidate: Candidate, port: int) -> str:
+    """Return `http://address:port` of a machine."""
+    host = _host(candidate)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def host_header(candidate: Candidate, port: int) -> Mapping[str, str]:
+    """Return the Host header by which a machine knows itself: tailscaled serves names, not addresses."""
+    name = candidate.machine.name
+    return {} if candidate.own or not name else {"Host": f"{name}:{port}"}
+
+
+def _host(candidate: Candidate) -> str:
+    return LOOPBACK if candidate.own else str(candidate.machine.addresses[0])
+
+
+def _is_here(address: Address) -> bool:
+    kind = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
+
+
+def _refused(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, RefusedError | ConnectionRefusedError | ConnectionResetError):
+            return True
+        error = error.__cause__
+    return False

@@ -1,0 +1,121 @@
+"""An httpx2 transport whose connections are opened in a way of our own."""
+
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, cast
+
+import httpcore2
+import httpx2
+
+_MOST_CONNECTIONS = 64
+
+
+class Through(httpx2.AsyncBaseTransport):
+    """Sends requests over the connections that a backend of httpcore2 opens.
+
+    Args:
+        backend: Opens them.
+        keep_seconds: How long a connection that is not used is kept for the next request.
+    """
+
+    def __init__(self, backend: httpcore2.AsyncNetworkBackend, *, keep_seconds: float = 0.0) -> None:
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=_no_tls(),
+            max_connections=_MOST_CONNECTIONS,
+            max_keepalive_connections=1 if keep_seconds else 0,
+            keepalive_expiry=keep_seconds,
+            network_backend=backend,
+        )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request."""
+        with _as_httpx2():
+            response = await self._pool.handle_async_request(
+                httpcore2.Request(
+                    method=request.method,
+                    url=httpcore2.URL(
+                        scheme=request.url.raw_scheme,
+                        host=request.url.raw_host,
+                        port=request.url.port,
+                        target=request.url.raw_path,
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        return httpx2.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Body(response),
+            extensions=cast("dict[str, Any]", response.extensions),  # pyright: ignore[reportUnknownMemberType]
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        with _as_httpx2():
+            await self._pool.aclose()
+
+
+class Once(httpcore2.AsyncNetworkBackend):
+    """Hands out one connection that is open already, once."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream: httpcore2.AsyncNetworkStream | None = stream
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Return the connection.
+
+        Raises:
+            httpcore2.ConnectError: It was handed out before.
+        """
+        stream, self._stream = self._stream, None
+        if stream is None:
+            raise httpcore2.ConnectError("The server closed the connection.")
+        return stream
+
+
+class _Body(httpx2.AsyncByteStream):
+    def __init__(self, response: httpcore2.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx2():
+            async for part in cast("AsyncIterable[bytes]", self._response.stream):
+                yield part
+
+    async def aclose(self) -> None:
+        with _as_httpx2():
+            await self._response.aclose()
+
+
+@contextmanager
+def _as_httpx2() -> Generator[None]:
+    """Turn the exceptions of httpcore2 into those of the same names of httpx2."""
+    try:
+        yield
+    except Exception as error:
+        for kind in type(error).__mro__:
+            if kind.__module__.startswith("httpcore2"):
+                raise getattr(httpx2, kind.__name__, httpx2.TransportError)(str(error)) from error
+        raise
+
+
+def network_backend() -> httpcore2.AsyncNetworkBackend:
+    """Return the backend of httpcore2 for anyio, whose type it does not tell."""
+    return cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
+
+
+@cache
+def _no_tls() -> ssl.SSLContext:
+    """The context for plain HTTP, which never uses it: the pool would make one each time."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
