@@ -22,6 +22,7 @@ import listing
 import mdns
 import sending
 import start
+import tailscale
 import weight
 from figure import Figure, table
 
@@ -33,6 +34,7 @@ BENCHMARKS: Mapping[str, Callable[[int], AsyncGenerator[Figure]]] = {
     "freshness": freshness.measure,
     "connect": connect.measure,
     "mdns": mdns.measure,
+    "tailscale": tailscale.measure,
 }
 
 

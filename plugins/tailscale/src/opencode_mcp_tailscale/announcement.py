@@ -6,10 +6,12 @@ import logging
 import random
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
+import httpx2
 
 from opencode_mcp import Endpoint, Finding, TransportError, clean_line
 from opencode_mcp_tailscale import serving
@@ -48,7 +50,7 @@ class Announcement:
         self._endpoint = endpoint
         self._entry = entry_of(endpoint)
         self._port = settings.index_port
-        self._allowed = tuple(sorted(one.lower() for one in settings.allow_users))
+        self._allowed = tuple(sorted(_caller(one) for one in settings.allow_users))
         self._api = api
         self._name = ""
         self._member: Member
@@ -76,6 +78,7 @@ class Announcement:
                 group.start_soon(self._follow, bus)
                 started = False
                 while True:
+                    self._woken = anyio.Event()
                     if self._status_changed:
                         self._status_changed = False
                         await self._check()
@@ -83,12 +86,12 @@ class Announcement:
                     if served and not started:
                         started = True
                         task_status.started()
-                    self._woken = anyio.Event()
                     with anyio.move_on_after(_LOOK_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads load
                         await self._woken.wait()
 
     async def _follow(self, bus: Bus) -> None:
-        await bus.follow(self._changed)
+        with suppress(httpx2.HTTPError):  # it died
+            await bus.follow(self._changed)
         raise TransportError("tailscaled has withdrawn it: it was stopped, or somebody reset what it serves.")
 
     def _changed(self) -> None:
@@ -100,7 +103,7 @@ class Announcement:
         Raises:
             TransportError: Nobody can.
         """
-        status = await self._api.status()
+        status = await self._api.status(peers=False)
         if status.problem or status.own is None:
             raise TransportError(status.problem)
         if not status.own.name:
@@ -120,7 +123,7 @@ class Announcement:
         Raises:
             TransportError: tailscaled does not take it.
         """
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             config, tag = await self._api.serve_config()
             if problem := serving.obstacle(config, self._port):
                 raise TransportError(problem)
@@ -130,8 +133,10 @@ class Announcement:
             try:
                 await self._api.set_serve_config(wanted, tag)
             except ConflictError:
-                await anyio.sleep(_CONFLICT_SECONDS * random.uniform(0.2, 2))  # noqa: S311 - spreads load
+                pause = _CONFLICT_SECONDS * (attempt + 1)  # longer, the more others there seem to be
+                await anyio.sleep(pause * random.uniform(0.2, 2))  # noqa: S311 - spreads load
             except LocalApiError as error:
+                await self._check()  # which may know better what is wrong
                 raise _explained(error) from None
         raise ConflictError("Others change what this machine serves all the time.", 412)
 
@@ -139,19 +144,22 @@ class Announcement:
         """Return what the serve config should be."""
         own = self._member.session
         holder = serving.holder(config, self._port)
+        others = serving.members(serving.changed(config, own, None), self._port)
+        # Where two have the same id, one of them is not taken in, through no fault of the holder.
+        doubled = any(one.entry.id == self._entry.id for one in others)
         now = anyio.current_time()
-        if not holder or holder == own or serving.serves(config, self._port, holder, self._entry):
+        if holder in ("", own) or doubled or serving.serves(config, self._port, holder, self._entry):
             self._passed_over = None
         else:
             self._passed_over = self._passed_over or now
         if self._passed_over is not None and now - self._passed_over > _IDLE_SECONDS:
             logger.warning("The announcer that serves the index of this machine does not answer: taken over.")
             config = serving.changed(config, holder, None)
+            others = [one for one in others if one.session != holder]
             holder, self._passed_over = "", None
-        others = [one for one in serving.members(config, self._port) if one.session != own]
         if holder and holder != own:
             return serving.changed(config, own, serving.part_of(self._member, self._port))
-        everybody = [self._member, *others]
+        everybody = [self._member, *(one for one in others if one.entry.id != self._entry.id)]
         part = serving.part_of_holder(
             self._member,
             everybody,
@@ -182,7 +190,7 @@ async def inspect(endpoint: Endpoint, settings: TailscaleSettings, api: LocalApi
     """
     config, _ = await api.serve_config()
     port, entry = settings.index_port, entry_of(endpoint)
-    status = await api.status()
+    status = await api.status(peers=False)
     if status.problem or status.own is None:
         return [Finding(about="tailnet", ok=False, detail=status.problem)]
     if serving.serves(config, port, serving.holder(config, port), entry):
@@ -216,6 +224,11 @@ def entry_of(endpoint: Endpoint) -> Entry:
         guarded={"basic": True, "none": False}.get(endpoint.labels.get("auth", "")),
         url=f"http://{host}:{parts.port or 80}",
     )
+
+
+def _caller(word: str) -> str:
+    """Return a login name in small letters, or a tag as it is."""
+    return word if word.startswith("tag:") else word.lower()
 
 
 def _explained(error: LocalApiError) -> TransportError:

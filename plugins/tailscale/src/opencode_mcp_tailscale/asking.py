@@ -1,8 +1,8 @@
 """Asks a machine of the tailnet once: for its index, or whether an OpenCode answers at a port."""
 
 import dataclasses
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from enum import Enum
 
 import anyio
@@ -16,6 +16,7 @@ from opencode_mcp_tailscale.localapi import RefusedError
 from opencode_mcp_tailscale.reach import Reach, host_header, origin, over
 
 _ANSWER_SECONDS = 2.0
+_LATE = 1.25
 _OK, _FORBIDDEN = 200, 403
 
 
@@ -49,14 +50,14 @@ class Answer:
 async def ask_index(reach: Reach, candidate: Candidate, port: int, patience: float) -> Answer:
     """Ask a machine for its index; `patience` is how many seconds a connection may take."""
     try:
-        stream = await reach.connect(candidate, port, patience)
+        stream = await _connected(reach, candidate, port, patience)
     except RefusedError:
         return Answer(outcome=Outcome.NOBODY)
     except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
         return Answer(outcome=Outcome.SILENCE)
     try:
         with anyio.fail_after(_ANSWER_SECONDS):
-            async with aclosing(over(stream)) as transport:
+            async with _closed(stream), aclosing(over(stream)) as transport:
                 return Answer(outcome=Outcome.FOUND, entries=await _index(transport, candidate, port))
     except TimeoutError:
         return Answer(outcome=Outcome.SILENCE, problem="It did not answer at the index port in time.")
@@ -69,15 +70,16 @@ async def ask_index(reach: Reach, candidate: Candidate, port: int, patience: flo
 async def ask_port(reach: Reach, candidate: Candidate, port: int, patience: float, path: str = "/") -> Answer:
     """Ask whether an OpenCode answers at a port of a machine, behind a path."""
     try:
-        stream = await reach.connect(candidate, port, patience)
+        stream = await _connected(reach, candidate, port, patience)
     except RefusedError:
         return Answer(outcome=Outcome.NOBODY)
     except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
         return Answer(outcome=Outcome.SILENCE)
     base, headers = origin(candidate, port) + path.rstrip("/"), host_header(candidate, port)
     try:
-        route = Route(base_url=base, headers=headers, transport=over(stream))
-        found = await recognise(route, seconds=_ANSWER_SECONDS)
+        async with _closed(stream):
+            route = Route(base_url=base, headers=headers, transport=over(stream))
+            found = await recognise(route, seconds=_ANSWER_SECONDS)
     except UnreachableError as error:
         return Answer(outcome=Outcome.SILENCE, problem=str(error))
     except OpenCodeMCPError as error:
@@ -87,13 +89,36 @@ async def ask_port(reach: Reach, candidate: Candidate, port: int, patience: floa
 
 def found_at(path: str, found: Recognised) -> Entry:
     """Return an OpenCode that answered, as if it stood in an index."""
-    folder = found.directory.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    folder = found.directory.replace("\\", "/").rstrip("/").rpartition("/")[2].strip()
     return Entry(id="", path=path, name=folder, version=found.version, guarded=found.guarded)
+
+
+async def _connected(
+    reach: Reach, candidate: Candidate, port: int, patience: float
+) -> httpcore2.AsyncNetworkStream:
+    """Open a connection; once more if this process was too busy to notice whether somebody answered."""
+    began = anyio.current_time()
+    try:
+        return await reach.connect(candidate, port, patience)
+    except httpcore2.ConnectTimeout:
+        if anyio.current_time() - began < patience * _LATE:
+            raise
+    return await reach.connect(candidate, port, patience)
+
+
+@asynccontextmanager
+async def _closed(stream: httpcore2.AsyncNetworkStream) -> AsyncGenerator[None]:
+    """Close a connection in the end, also if nothing was sent over it yet."""
+    try:
+        yield
+    finally:
+        with anyio.move_on_after(1, shield=True):
+            await stream.aclose()
 
 
 async def _index(transport: httpx2.AsyncBaseTransport, candidate: Candidate, port: int) -> Sequence[Entry]:
     headers = {
-        "Host": f"{candidate.machine.name}:{port}",
+        **host_header(candidate, port),
         "Accept": "application/json",
         "Connection": "close",
     }

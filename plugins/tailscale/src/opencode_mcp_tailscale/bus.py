@@ -1,11 +1,10 @@
 """tailscaled's bus: a line of JSON, of megabytes at times, for everything that changes."""
 
-import json
 import re
 from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
 
 from opencode_mcp import TransportError
+from opencode_mcp_tailscale.loose import mapping, parsed, text
 
 _RELEVANT = re.compile(
     rb'"(?:State|Prefs|SelfChange|NetMap|PeersChanged|PeersRemoved|PeerChangedPatch|PeerChanges)"\s*:\s*(?!null|\s)'
@@ -45,14 +44,10 @@ class Bus:
                 raise TransportError("tailscaled tells nothing of what changes.")
             read += part
         line, _, self._rest = read.partition(b"\n")
-        try:
-            first: object = json.loads(line)
-        except ValueError:
-            first = None
-        if not isinstance(first, dict):
+        first = mapping(parsed(line))
+        if not first:
             raise TransportError("tailscaled tells of changes in words that are not understood.")
-        session = cast("dict[str, Any]", first).get("SessionID")
-        self.session = session if isinstance(session, str) else ""
+        self.session = text(first.get("SessionID"))
 
     async def follow(self, changed: Callable[[], None]) -> None:
         """Call `changed` after whatever may have changed the status, until tailscaled ends the bus."""

@@ -68,13 +68,16 @@ def _refusal(machine: Machine, own: Machine, settings: TailscaleSettings) -> str
     if _vouched(machine, own, settings):
         return ""
     if machine.shared:
-        if settings.users:
-            return f"it belongs to {machine.owner}, whom TAILSCALE_USERS does not name"
-        return "" if settings.allow_shared else "it is shared with you by others: see TAILSCALE_ALLOW_SHARED"
+        if not settings.allow_shared:
+            return "it is shared with you by others: see TAILSCALE_ALLOW_SHARED"
+        return f"it belongs to {machine.owner}, whom TAILSCALE_USERS does not name" if settings.users else ""
     if machine.tags:
         return f"it is tagged {', '.join(machine.tags)}: see TAILSCALE_TAGS"
     if own.tags and not settings.users:
-        return f"it belongs to {machine.owner}, and this machine, which is tagged, to nobody: see TAILSCALE_USERS"
+        return (
+            f"it belongs to {machine.owner}, and this machine, which is tagged, to nobody: "
+            "see TAILSCALE_USERS"
+        )
     return f"it belongs to {machine.owner}: see TAILSCALE_USERS"
 
 
@@ -89,7 +92,7 @@ def _vouched(machine: Machine, own: Machine, settings: TailscaleSettings) -> boo
         return not machine.shared and not settings.tags_set.isdisjoint(machine.tags)
     if settings.users:
         return machine.user.lower() in settings.logins
-    return not machine.shared and not own.tags and machine.user_id == own.user_id
+    return not machine.shared and not own.tags and machine.user_id == own.user_id != 0
 
 
 def _names(machine: Machine) -> set[str]:

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import os
+import re
 import socket
 import struct
 import sys
@@ -14,7 +15,7 @@ import httpcore2
 
 from opencode_mcp import TransportError, clean_line
 from opencode_mcp_tailscale.settings import TailscaleSettings
-from opencode_mcp_tailscale.through import network_backend
+from opencode_mcp_tailscale.through import UnixStream, network_backend
 
 _LINUX = (
     "/var/run/tailscale/tailscaled.sock",
@@ -28,6 +29,8 @@ _MACOS = ("/var/run/tailscaled.socket", "/var/run/tailscale/tailscaled.sock")
 _MACOS_APP = Path("/Library/Tailscale")
 _CONNECT_SECONDS = 1.0
 _LSOF_SECONDS = 3.0
+_HIGHEST_PORT = 65_535
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class Daemon:
         """
         if not self.path:
             return await network_backend().connect_tcp("127.0.0.1", self.port, timeout)
-        stream = await network_backend().connect_unix_socket(self.path, timeout)
+        stream = UnixStream(await network_backend().connect_unix_socket(self.path, timeout))
         user = None if self.named else _peer(stream.get_extra_info("socket"))
         if user in (None, 0, os.geteuid()):
             return stream
@@ -124,7 +127,10 @@ async def _failure(daemon: Daemon) -> str:
 
 
 def _why(error: httpcore2.ConnectError) -> str:
-    match error.__cause__:
+    cause = error.__cause__
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    match cause:
         case FileNotFoundError():
             return "not there"
         case PermissionError():
@@ -158,7 +164,8 @@ def _macos_standalone(folder: Path) -> Iterator[Daemon]:
         token = (folder / f"sameuserproof-{port}").read_text("ascii").strip()
     except (OSError, ValueError):
         return
-    yield Daemon(port=port, token=token)
+    if 0 < port <= _HIGHEST_PORT:
+        yield Daemon(port=port, token=token)
 
 
 def _macos_store(names: Sequence[str]) -> Iterator[Daemon]:
@@ -166,7 +173,8 @@ def _macos_store(names: Sequence[str]) -> Iterator[Daemon]:
     for name in names:
         _, found, rest = name.rpartition("/sameuserproof-")
         port, dash, token = rest.partition("-")
-        if found and dash and port.isascii() and port.isdigit() and token and ".tailscale.ipn.macos/" in name:
+        known = found and dash and token and ".tailscale.ipn.macos/" in name
+        if known and _PORT.fullmatch(port) and int(port) <= _HIGHEST_PORT:
             yield Daemon(port=int(port), token=token)
 
 
@@ -179,6 +187,7 @@ def _open_files() -> Sequence[str]:
             command,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_LSOF_SECONDS,
             check=False,
             stdin=subprocess.DEVNULL,

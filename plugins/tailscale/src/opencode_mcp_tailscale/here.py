@@ -35,7 +35,7 @@ async def ask_here(api: LocalApi, port: int) -> Answer:
     found = [member.entry for member in members(config, port)]
     mine = await anyio.to_thread.run_sync(lambda: {one.url for one in found if _is_mine(one.url)})
     entries = [dataclasses.replace(one, mine=one.url in mine) for one in found]
-    return Answer(outcome=Outcome.FOUND if entries else Outcome.NOBODY, entries=entries)
+    return Answer(outcome=Outcome.FOUND, entries=entries)
 
 
 async def ask_port_here(url: str) -> Answer:

@@ -78,13 +78,16 @@ class LocalApi(httpcore2.AsyncNetworkBackend):
         with anyio.move_on_after(1, shield=True):
             await self._client.aclose()
 
-    async def status(self) -> Status:
+    async def status(self, *, peers: bool = True) -> Status:
         """Return who and what is on the tailnet.
+
+        Args:
+            peers: Whether the other machines are wanted; with thousands they are megabytes.
 
         Raises:
             TransportError: tailscaled cannot be asked.
         """
-        async with self._asking("GET", "status") as response:
+        async with self._asking("GET", "status", params={} if peers else {"peers": "false"}) as response:
             return Status.read(await _body(response))
 
     async def shields_up(self) -> bool:

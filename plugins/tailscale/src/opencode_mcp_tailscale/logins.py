@@ -1,7 +1,7 @@
 """The login names that a status leaves out.
 
-tailscaled 1.102 does not tell the names of users whose first machine joined after its last full network map; asked
-for a machine of theirs, it knows them.
+tailscaled 1.102 does not tell the names of users whose first machine joined after its last full network map;
+asked for a machine of theirs, it knows them.
 """
 
 import dataclasses

@@ -52,14 +52,20 @@ class Lookout:
         self._changed = anyio.Event()
         self._settled = anyio.Event()
 
+    async def begin(self) -> None:
+        """Find out who is on the tailnet.
+
+        Raises:
+            TransportError: tailscaled cannot be asked, or is not on a tailnet.
+        """
+        self._take(await self._status())
+
     async def run(self, publish: Publish) -> None:
         """Publish what is there, now and after each change, until cancelled.
 
-        Raises:
-            TransportError: At the start, if tailscaled cannot be asked or is not on a tailnet. Later that is
-                among the rejections, and what is published stays: it may well go on running.
+        A tailscaled that cannot be asked any more is told of among the rejections, and what is published
+        stays: it may well go on running.
         """
-        self._take(await self._status())
         async with anyio.create_task_group() as group:
             group.start_soon(self._rounds.run)
             group.start_soon(self._follow_bus)
@@ -103,8 +109,8 @@ class Lookout:
             began = anyio.current_time()
             try:
                 async with self._api.watch() as bus:
-                    self._status_dirty.set()
-                    await bus.follow(self._status_dirty.set)
+                    self._status_changed()
+                    await bus.follow(self._status_changed)
                 logger.info("tailscaled ended its bus.")
             except TransportError as error:
                 logger.info("The bus of tailscaled: %s", error)
@@ -113,13 +119,16 @@ class Lookout:
             await anyio.sleep(_RETRIES[min(failures, len(_RETRIES) - 1)])
             failures += 1
 
+    def _status_changed(self) -> None:
+        self._status_dirty.set()  # which is another event after each reading
+
     async def _follow_status(self) -> None:
         failures = 0
-        cost = 0.0
+        early = anyio.current_time()
         while True:
             with anyio.move_on_after(_STATUS_SECONDS):
                 await self._status_dirty.wait()
-            await anyio.sleep(min(max(_DEBOUNCE_SECONDS, cost / _SHARE), _MOST_DEBOUNCE_SECONDS))
+            await anyio.sleep(max(_DEBOUNCE_SECONDS, early - anyio.current_time()))
             self._status_dirty = anyio.Event()
             began = anyio.current_time()
             try:
@@ -130,7 +139,8 @@ class Lookout:
                 await anyio.sleep(_RETRIES[min(failures, len(_RETRIES) - 1)])
                 failures += 1
                 self._status_dirty.set()
-            cost = anyio.current_time() - began
+            early = anyio.current_time()
+            early += min((early - began) / _SHARE, _MOST_DEBOUNCE_SECONDS)
 
     async def _status(self) -> Status:
         status = await self._api.status()
@@ -200,7 +210,7 @@ class Lookout:
             self._count()
             endpoints = self.endpoints
             waited = self._settled.is_set() or anyio.current_time() - began >= _FIRST_SECONDS
-            if endpoints != published and (endpoints or waited):
+            if endpoints != published and (endpoints or published or waited):
                 publish(endpoints)
                 published = endpoints
             await anyio.sleep(_BREATH_SECONDS)

@@ -82,6 +82,10 @@ class Peer:
         """Whether it tells of its instances."""
         return self._index.entries is not None
 
+    @property
+    def _wants_ports(self) -> bool:
+        return self._index.asked and (not self.has_index or self.candidate.own)
+
     def take(self, candidate: Candidate) -> None:
         """Take note of how the machine stands now."""
         before, self.candidate = self.candidate.machine, candidate
@@ -92,22 +96,23 @@ class Peer:
             self._ask_anew()
 
     def _told(self, changed: bool) -> None:
-        if self._index.retired or not changed:
+        if self._index.retired:
             return
-        wanted = self._index.asked and (not self.has_index or self.candidate.own)
+        wanted = self._wants_ports
         for question in self._ports.values():
-            if question.retired == wanted:
-                question.retired = not wanted
-                if wanted:
-                    self._rounds.add(question)
-                else:
-                    question.forget()
+            if not wanted:
+                question.retired = True
+                question.forget()  # also what came while the index was found
+            elif question.retired:
+                question.retired = False
+                self._rounds.add(question)
         told = {entry.id for entry in self._index.entries or ()}
         for known, question in list(self._forgotten.items()):
             if known not in told or question.entries:
-                question.retired = True
+                question.retired = changed = True
                 del self._forgotten[known]
-        self._changed(self)
+        if changed:
+            self._changed(self)
 
     def retire(self) -> None:
         """Ask it nothing for now."""
@@ -178,10 +183,10 @@ class Peer:
         return f"{self.candidate.machine.id}:{port}"
 
     def _ask_anew(self) -> None:
-        for question in self.questions:
-            if question.is_index or question.asked:
-                question.retired = False
-                self._rounds.add(question)
+        ports = self._ports.values() if self._wants_ports else ()
+        for question in (self._index, *ports, *self._forgotten.values()):
+            question.retired = False
+            self._rounds.add(question)
 
     async def _ask_index(self, patience: float) -> Answer:
         if self.candidate.own:

@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -14,16 +15,22 @@ from opencode_mcp_tailscale.index import Entry
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 32
+_MOST_DOUBTFUL = 24
+"""Of those, so many at most wait for machines that have not answered, so that others need not wait too."""
 PATIENCE = (0.1, 0.4, 2.0)
 """How many seconds a connection may take at the first, second and each further attempt, so that machines of
 which nothing comes back do not keep the others waiting."""
 GONE_SECONDS = 6.0
 """How long nobody must have listened where an instance was, before that is believed: an announcer that ends
 is followed by another one of its machine within 5 s."""
+_DOUBTFUL = 5
+"""The first rank of doubtful questions."""
 _CONFIRM_SECONDS = 2.0
 _INDEX_SECONDS = 5.0
 _INDEXES_EACH_SECOND = 5.0
-_QUESTIONS_EACH_SECOND = 25.0
+_QUESTIONS_EACH_SECOND = 10.0
+_SPREAD, _FIRST_SPREAD = (0.9, 1.1), (0.1, 1.0)
+_TOGETHER_SECONDS = 5.0
 _LOST_SECONDS = (2.0, 5.0, 15.0, 30.0)
 _SILENT_SECONDS = 60.0
 _MOST_SILENT_SECONDS = 1800.0
@@ -43,6 +50,7 @@ class Question:
         asked: Whether it was asked at all.
         problem: Why it has none, as a sentence; or empty.
         retired: Whether it is not to be asked any more.
+        rested: Whether it has rested already.
     """
 
     def __init__(
@@ -63,20 +71,24 @@ class Question:
         self.retired = False
         self.ticket = -1
         self.running = False
+        self.rested = False
         self._again = False
         self._attempt = 0
         self._failures = 0
         self._gone_since: float | None = None
 
     @property
+    def is_doubtful(self) -> bool:
+        """Whether nobody answered the last time, so that asking may take long and come to nothing again."""
+        return bool(self._attempt or self._failures)
+
+    @property
     def rank(self) -> int:
         """Who comes first of those that are due."""
+        if self.is_doubtful:
+            return _DOUBTFUL + (0 if self.entries is not None else 3 if self._failures else self._attempt)
         if self.entries is not None:
             return 0
-        if self._failures:
-            return 7
-        if self._attempt:
-            return 4 + self._attempt
         if self.asked:
             return 4
         return (1 if self._likely else 2) if self.is_index else 3
@@ -98,6 +110,7 @@ class Question:
             else:
                 self._failures += 1
             self.problem = answer.problem
+            self._gone_since = None
             return
         self._failures = self._attempt = 0
         self.problem = answer.problem
@@ -116,13 +129,14 @@ class Question:
             self._again = False
             return 0.0
         if self.entries is not None:
-            if self._gone_since is not None:
-                return _CONFIRM_SECONDS
             if self._failures:
                 return _LOST_SECONDS[min(self._failures, len(_LOST_SECONDS)) - 1]
+            if self._gone_since is not None:
+                return _CONFIRM_SECONDS
             return pace.index if self.is_index else pace.regular
         if self._failures:
-            return min(_SILENT_SECONDS * 2.0 ** min(self._failures - 1, 16), _MOST_SILENT_SECONDS)
+            seconds = max(_SILENT_SECONDS, pace.regular) * 2.0 ** min(self._failures - 1, 16)
+            return min(seconds, max(_MOST_SILENT_SECONDS, pace.regular))
         return 0.0 if self._attempt else pace.regular
 
     def forget(self) -> None:
@@ -172,6 +186,7 @@ class Rounds:
         self._tickets = itertools.count()
         self._woken = anyio.Event()
         self._free = anyio.Semaphore(AT_ONCE)
+        self._doubtful = 0
         self.paused = False
 
     def pause(self, paused: bool) -> None:
@@ -198,7 +213,8 @@ class Rounds:
                 await self._free.acquire()
                 question = await self._next()
                 question.running = True
-                group.start_soon(self._visit, question)
+                self._doubtful += question.is_doubtful
+                group.start_soon(self._visit, question, question.is_doubtful)
 
     async def _next(self) -> Question:
         while True:
@@ -208,15 +224,19 @@ class Rounds:
                 if question.ticket == ticket and not question.retired:
                     heapq.heappush(self._ready, (question.rank, ticket, question))
             while self._ready and not self.paused:
-                _, ticket, question = heapq.heappop(self._ready)
-                if question.ticket == ticket and not question.retired:
+                rank, ticket, question = self._ready[0]
+                wanted = question.ticket == ticket and not question.retired
+                if wanted and rank >= _DOUBTFUL and self._doubtful >= _MOST_DOUBTFUL:
+                    break
+                heapq.heappop(self._ready)
+                if wanted:
                     return question
             until = self._resting[0][0] if self._resting else float("inf")
             self._woken = anyio.Event()
             with anyio.CancelScope(deadline=until):
                 await self._woken.wait()
 
-    async def _visit(self, question: Question) -> None:
+    async def _visit(self, question: Question, doubtful: bool) -> None:
         changed = False
         try:
             changed = await question.visit()
@@ -224,10 +244,16 @@ class Rounds:
             logger.exception("A machine could not be asked.")
         finally:
             question.running = False
+            self._doubtful -= doubtful
             self._free.release()
         seconds = question.rest(self._pace)
-        spread = random.uniform(0.9, 1.1)  # noqa: S311 - so that they are not all asked at once
+        # All are asked at the start, and never all at once again.
+        spread = random.uniform(*(_SPREAD if question.rested else _FIRST_SPREAD))  # noqa: S311
+        question.rested = question.rested or seconds > 0
         question.ticket = next(self._tickets)
-        heapq.heappush(self._resting, (anyio.current_time() + seconds * spread, question.ticket, question))
+        until = anyio.current_time() + seconds * spread
+        if seconds >= _TOGETHER_SECONDS:
+            until = math.ceil(until)  # a process that wakes once for many takes half of the time for each
+        heapq.heappush(self._resting, (until, question.ticket, question))
         self._woken.set()
         question.told(changed)

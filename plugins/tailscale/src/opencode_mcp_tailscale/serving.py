@@ -2,9 +2,9 @@
 
 Each announcer has a session of tailscaled's, and with it a part of the serve config that tailscaled removes
 when the announcer ends, however that happens. Into its part each writes what it announces, under a host name
-that nobody can ask for. One of them besides serves the index port, for all: there can be only one. It is found
-in the config too, so the announcers need nothing else to know of each other, be they of different users or
-containers.
+that nobody can ask for. One of them besides serves the index port, for all: there can be only one. It is
+found in the config too, so the announcers need nothing else to know of each other, be they of different users
+or in containers.
 """
 
 import copy
@@ -41,17 +41,18 @@ def members(config: Mapping[str, Any], port: int) -> Sequence[Member]:
     found: dict[str, Member] = {}
     for session, part in sorted(mapping(config.get("Foreground")).items()):
         handlers = _handlers(part, f"{_MARK}:{port}")
-        told = parsed(text(mapping(handlers.get("/")).get("Text")))
+        told = mapping(parsed(text(mapping(handlers.get("/")).get("Text"))))
         entry = read_entry(told)
         if entry is None or entry.id in found:
             continue
         url = text(mapping(handlers.get(entry.path)).get("Proxy"))
-        allowed = mapping(told).get("allow")
-        words = texts(allowed)
-        if not _is_url(url) or len(words) != len(items(allowed)):
+        allowed = texts(told.get("allow"))
+        # If it is not understood who may know, nobody is told, rather than everybody.
+        understood = "allow" not in told or (all(allowed) and 0 < len(allowed) == len(items(told["allow"])))
+        if not _is_url(url) or not understood:
             continue
         entry = dataclasses.replace(entry, url=url)
-        found[entry.id] = Member(session=session, entry=entry, allowed=words)
+        found[entry.id] = Member(session=session, entry=entry, allowed=allowed)
     return list(found.values())
 
 
@@ -79,7 +80,7 @@ def obstacle(config: Mapping[str, Any], port: int) -> str:
         for opened, on in mapping(part.get("AllowFunnel")).items():
             if on is True and opened.rpartition(":")[2] == str(port):
                 return f"The index port {port} is open to the internet through Funnel. {advice}"
-        if str(port) in mapping(part.get("TCP")) and not _index_handlers(part, port):
+        if str(port) in mapping(part.get("TCP")) and (part is config or not _index_handlers(part, port)):
             return f"{taken}. {advice}"
     return ""
 
@@ -123,6 +124,9 @@ def changed(config: Mapping[str, Any], session: str, part: Mapping[str, Any] | N
 
 
 def _index_handlers(part: object, port: int) -> dict[str, Any]:
+    """Return what an announcer that serves the index serves; nothing if it is somebody else's."""
+    if not _handlers(part, f"{_MARK}:{port}"):
+        return {}
     for name in mapping(mapping(part).get("Web")):
         if name.rpartition(":")[2] == str(port):
             handlers = _handlers(part, name)
@@ -138,9 +142,8 @@ def _handlers(part: object, name: str) -> dict[str, Any]:
 def _is_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        ipaddress.ip_address(parts.hostname or "")
-        return (
-            parts.scheme == "http" and bool(parts.port) and url == f"http://{parts.netloc}" and "@" not in url
-        )
+        address, port = ipaddress.ip_address(parts.hostname or ""), parts.port
     except ValueError:
         return False
+    host = f"[{address}]" if address.version == 6 else str(address)
+    return bool(port) and url == f"http://{host}:{port}"

@@ -15,6 +15,7 @@ from opencode_mcp_tailscale.status import Who
 _SECONDS = 5.0
 _READ_BYTES = 16_384
 _AT_ONCE = 32
+_METHODS = (b"GET", b"HEAD")
 
 
 class Telling:
@@ -48,7 +49,7 @@ class Telling:
             with anyio.move_on_after(_SECONDS):
                 try:
                     await self._answer(stream)
-                except (h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.EndOfStream):
+                except (h11.ProtocolError, anyio.BrokenResourceError, anyio.EndOfStream):
                     return
 
     async def _answer(self, stream: SocketStream) -> None:
@@ -57,13 +58,15 @@ class Telling:
             connection.receive_data(await stream.receive(_READ_BYTES))
         if not isinstance(event, h11.Request):
             return
-        status, body = await self._told(event)
+        status, body = await self._told(event) if event.method in _METHODS else (405, b"")
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
             ("connection", "close"),
         ]
         await stream.send(connection.send(h11.Response(status_code=status, headers=headers)) or b"")
+        if event.method == b"HEAD":
+            return
         await stream.send(
             (connection.send(h11.Data(data=body)) or b"") + (connection.send(h11.EndOfMessage()) or b"")
         )

@@ -1,11 +1,14 @@
 """An httpx2 transport whose connections are opened in a way of our own."""
 
+import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, cast
 
+import anyio
+import anyio.lowlevel
 import httpcore2
 import httpx2
 
@@ -82,6 +85,49 @@ class Once(httpcore2.AsyncNetworkBackend):
         if stream is None:
             raise httpcore2.ConnectError("The server closed the connection.")
         return stream
+
+
+class UnixStream(httpcore2.AsyncNetworkStream):
+    """A connection to a Unix socket, whose reading can be given up at any moment.
+
+    If that of anyio 4.16 is cancelled just as something arrives, the event loop reports an error: the reader
+    that it leaves there for a moment sets the result of a future that is cancelled.
+
+    Args:
+        stream: The connection, as the backend opened it.
+    """
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._socket: socket.socket = stream.get_extra_info("socket")
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Return what arrives next; nothing at the end."""
+        try:
+            with anyio.fail_after(timeout):
+                await anyio.lowlevel.checkpoint()
+                while True:
+                    try:
+                        return self._socket.recv(max_bytes)
+                    except BlockingIOError:
+                        await anyio.wait_readable(self._socket)
+        except TimeoutError as error:
+            raise httpcore2.ReadTimeout(str(error)) from error
+        except (OSError, anyio.ClosedResourceError) as error:
+            raise httpcore2.ReadError(str(error)) from error
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send some bytes."""
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Close it."""
+        anyio.notify_closing(self._socket)
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the backend knows of it."""
+        return self._stream.get_extra_info(info)
 
 
 class _Body(httpx2.AsyncByteStream):

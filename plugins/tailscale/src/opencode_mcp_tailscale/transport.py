@@ -60,6 +60,7 @@ class Tailscale(Transport):
             TransportError: tailscaled cannot be asked, or is not on a tailnet.
         """
         lookout = self._lookout = self._new()
+        await lookout.begin()
         async with anyio.create_task_group() as group:
             group.start_soon(lookout.run, _nobody)
             with anyio.move_on_after(_LOOK_SECONDS):
@@ -73,8 +74,9 @@ class Tailscale(Transport):
         Raises:
             TransportError: At the start, if tailscaled cannot be asked, or is not on a tailnet.
         """
-        self._lookout = self._new()
-        await self._lookout.run(publish)
+        lookout = self._lookout = self._new()
+        await lookout.begin()
+        await lookout.run(publish)
 
     def connect(self, endpoint: Endpoint) -> AbstractAsyncContextManager[Route]:
         """Go to the machine over the tailnet, by its interface or through tailscaled.
