@@ -56,6 +56,16 @@ def test_a_port_of_ours_is_ours(host: str) -> None:
         assert listening_user(url_of(host, server.getsockname()[1])) == os.geteuid()
 
 
+@pytest.mark.parametrize("other", ["192.0.2.66", "2001:db8::66"])
+def test_a_port_of_another_machine_is_nobodys_though_we_listen_everywhere(other: str) -> None:
+    everywhere = "::" if ":" in other else "0.0.0.0"
+    family = socket.AF_INET6 if ":" in other else socket.AF_INET
+    with socket.create_server((everywhere, 0), family=family) as server:
+        port = server.getsockname()[1]
+        assert listening_user(url_of(everywhere, port)) == os.geteuid()
+        assert listening_user(url_of(other, port)) is None
+
+
 def test_a_port_that_nobody_listens_on_is_nobodys() -> None:
     assert listening_user(url_of("127.0.0.1", free_port())) is None
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -38,12 +39,27 @@ def listening_user(url: str) -> int | None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         return None
+    if not _is_here(address):
+        return None
     listening = list(_listening(port))
     for forms in _by_precedence(address):
         users = [uid for where, uid in listening if where in forms]
         if users:
             return next((uid for uid in users if uid != os.geteuid()), users[0])
     return None
+
+
+def _is_here(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether this machine has an address; a link-local one is taken to be here, for lack of its zone."""
+    if address.is_link_local:
+        return True
+    kind = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
 
 
 def _listening(port: int) -> Iterator[tuple[str, int]]:
