@@ -85,7 +85,8 @@ def test_what_is_not_selected_is_not_imported(site: Site, tmp_path: Path):
 def test_an_unknown_transport_is_told_with_those_installed_and_how_to_get_it(site: Site):
     site.install_transport("semaphore")
     assert refused("mdsn") == (
-        "TRANSPORT asks for 'mdsn', which is not installed. Installed: local-relay, mdns, semaphore, tailscale. "
+        "TRANSPORT asks for 'mdsn', which is not installed. "
+        "Installed: local-relay, mdns, semaphore, tailscale. "
         "If it is one of the official transports: pip install opencode-mcp-mdsn"
     )
 

@@ -1,4 +1,4 @@
-"""A real OpenCode on a machine of a real tailnet, `opencode-connected` beside it, the MCP server on another."""
+"""A real OpenCode on a real tailnet, `opencode-connected` beside it, the MCP server on another machine."""
 
 import json
 import os

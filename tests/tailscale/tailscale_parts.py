@@ -62,6 +62,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{module}.rounds._LOST_SECONDS", (0.05,))
     monkeypatch.setattr(f"{module}.rounds._SILENT_SECONDS", 0.1)
     monkeypatch.setattr(f"{module}.rounds.GONE_SECONDS", 0.2)
+    monkeypatch.setattr(f"{module}.rounds._RETURN_SECONDS", 0.2)
     monkeypatch.setattr(f"{module}.rounds.PATIENCE", (1.0, 1.0, 1.0))  # the machine may be busy
 
 

@@ -18,7 +18,7 @@ from support.fake_tailscaled import FakeTailscaled, RefusedError, ServedWeb, Str
 from support.fake_tailscaled_wire import chunk, connect_unix, head, read_head
 from support.fleets import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # all together
 
 ALL = 2 | 4096 | 32768
 PORT = 14096

@@ -24,7 +24,7 @@ from support.fake_tailscaled_wire import GoneError
 from support.fleets import until
 from tailscale import tailscale_parts as parts
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # all together
 
 LIMIT = 1_000_000
 
@@ -139,12 +139,12 @@ async def test_the_app_of_macos_is_asked_at_its_port_with_its_token(
 
 
 async def test_status_prefs_whois_and_serve_config_are_read(fake: FakeTailscaled, api: LocalApi) -> None:
-    fake.add_peer("box", user="bob@example.com", ips=("100.64.0.7",))
+    box = fake.add_peer("box", user="bob@example.com", ips=("100.64.0.7",))
     assert [one.name for one in (await api.status()).peers] == ["box.tail1a2b.ts.net"]
     assert not await api.shields_up()
     fake.set_prefs(ShieldsUp=True)
     assert await api.shields_up()
-    assert await api.whois("100.64.0.7:1234") == Who(user="bob@example.com", tags=())
+    assert await api.whois("100.64.0.7:1234") == Who(user="bob@example.com", tags=(), node_id=box.id)
     assert await api.whois("100.64.0.99:1234") is None
     config, tag = await api.serve_config()
     assert config == {}

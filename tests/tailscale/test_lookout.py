@@ -23,7 +23,7 @@ from support.fleets import until
 from tailscale import tailscale_parts as parts
 from tailscale.tailscale_parts import INDEX, announce, answers, http, served, watching
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # all together
 
 PORT = 4096
 
@@ -37,6 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 async def fake(tmp_path: Path) -> AsyncGenerator[FakeTailscaled]:
     async with FakeTailscaled(tmp_path / "s") as one:
+        one.tun = False  # its loopback is ours
         yield one
         await until(lambda: not one.tunnels, show=lambda: f"{one.tunnels} connections are left")
 
@@ -240,15 +241,15 @@ async def test_what_this_machine_announces_is_listed_on_loopback(
         async with watching(fake) as watched:
             found = (await watched.lists("ndeskCNTRL/k3"))["ndeskCNTRL/k3"]
             assert (found.url, found.name, found.vouched) == (opencode.url, "mine", True)
-            async with watched.transport.connect(found) as route:
-                assert (route.transport, route.headers) == (None, {})
+            async with watched.transport.connect(found) as route, parts.client(route) as asking:
+                assert (await asking.get("/global/health")).status_code == 200
     assert fake.dials == []
 
 
 async def test_what_somebody_else_serves_on_this_machine_is_not_vouched_for(
     fake: FakeTailscaled, opencode: FakeOpenCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("opencode_mcp_tailscale.here.listening_user", lambda _: os.geteuid() + 1)
+    monkeypatch.setattr("opencode_mcp_tailscale.own.listening_user", lambda _: os.geteuid() + 1)
     async with announcer(fake):
         here(fake, opencode.url)
         async with watching(fake, ports=(parts.NOWHERE, opencode.port)) as watched:
@@ -261,7 +262,7 @@ async def test_what_listens_at_a_port_of_this_machine_is_listed_too(
     async with watching(fake, ports=(opencode.port,)) as watched:
         found = (await watched.lists(f"ndeskCNTRL:{opencode.port}")).popitem()[1]
         assert (found.url, found.name, found.vouched) == (opencode.url, "desk-shop", True)
-        monkeypatch.setattr("opencode_mcp_tailscale.here.listening_user", lambda _: None)
+        monkeypatch.setattr("opencode_mcp_tailscale.own.listening_user", lambda _: None)
         await until(lambda: not watched.published[-1][0].vouched)
 
 
@@ -278,8 +279,8 @@ async def test_what_this_machine_announces_and_has_at_a_port_is_listed_once(
 async def test_what_opencode_connected_announces_here_is_the_users_own(
     fake: FakeTailscaled, opencode: FakeOpenCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("opencode_mcp_tailscale.here.listening_user", lambda _: None)
-    monkeypatch.setattr("opencode_mcp_tailscale.here.announced_here", lambda: {"x": opencode.url})
+    monkeypatch.setattr("opencode_mcp_tailscale.own.listening_user", lambda _: None)
+    monkeypatch.setattr("opencode_mcp_tailscale.own.announced_here", lambda: {"x": opencode.url})
     async with watching(fake, ports=(opencode.port,)) as watched:
         found = await watched.lists(f"ndeskCNTRL:{opencode.port}")
     assert [one.vouched for one in found.values()] == [True]
@@ -543,7 +544,7 @@ async def test_a_shared_machine_is_listed_on_demand_with_its_own_name_and_withou
     async with watching(fake, allow_shared=True) as watched:
         found = (await watched.lists("nbox/k3"))["nbox/k3"]
     assert found.name == "the k3@box.other.ts.net"
-    assert found.labels["identity"] == "shared by eve@other.org"
+    assert found.labels["identity"] == "of eve@other.org"
     assert not found.vouched
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import httpcore2
 import httpx2
 import pytest
 
+from opencode_mcp import Route
 from opencode_mcp.testing import FakeOpenCode
+from opencode_mcp_tailscale import TailscaleSettings, own
 from opencode_mcp_tailscale.localapi import LocalApi, RefusedError
 from opencode_mcp_tailscale.reach import Interface, Reach, host_header, origin, over
 from opencode_mcp_tailscale.status import Status
@@ -49,6 +52,11 @@ async def opencode() -> AsyncGenerator[FakeOpenCode]:
         yield one
 
 
+def route(reach: Reach, url: str, *, host: str = "box.tail1a2b.ts.net:14096") -> Route:
+    """The route to an instance on another machine."""
+    return reach.route(url, own=False, vouched=True, host=lambda: host)
+
+
 def status(*own: str, kernel: bool = True) -> Status:
     me = machine("nself", *own) if own else machine("nself", addresses=())
     return Status(state="Running", kernel=kernel, own=me)
@@ -70,7 +78,8 @@ def test_urls_have_ipv6_addresses_in_brackets_and_hosts_have_names() -> None:
     ("own", "kernel", "direct"),
     [
         (("127.0.0.1",), True, True),
-        (("192.0.2.1", "127.0.0.1"), True, True),
+        (("192.0.2.1", "127.0.0.1"), True, False),  # one of them may be somebody else's
+        (("127.0.0.1", "127.0.0.2"), True, True),
         (("127.0.0.1",), False, False),
         (("192.0.2.1", "2001:db8::1"), True, False),
         ((), True, False),
@@ -165,7 +174,7 @@ async def test_over_ipv6_the_interface_works_too(opencode: FakeOpenCode, reach: 
     try:
         where = candidate("::1")
         assert [ipaddress.ip_address("::1")] == list(where.machine.addresses)
-        async with client(reach.route(where, origin(where, six.port), six.port)) as asking:
+        async with client(route(reach, origin(where, six.port))) as asking:
             assert (await asking.get("/global/health")).status_code == 200
     finally:
         await serving.__aexit__(None, None, None)
@@ -178,16 +187,79 @@ async def test_a_request_carries_the_machines_name(
     fake: FakeTailscaled, reach: Reach, opencode: FakeOpenCode
 ) -> None:
     fake.reach["100.64.0.7", 14096] = ("127.0.0.1", opencode.port)
-    async with client(reach.route(candidate(), "http://100.64.0.7:14096", 14096)) as asking:
+    async with client(route(reach, "http://100.64.0.7:14096")) as asking:
         assert (await asking.get("/global/health")).json()["version"] == "1.18.33"
     assert opencode.requests[-1].headers["host"] == "box.tail1a2b.ts.net:14096"
+
+
+async def test_a_machine_that_is_renamed_is_called_by_its_new_name_over_the_open_route(
+    fake: FakeTailscaled, reach: Reach, opencode: FakeOpenCode
+) -> None:
+    fake.reach["100.64.0.7", 80] = ("127.0.0.1", opencode.port)
+    name = "box.tail1a2b.ts.net:80"
+    way = reach.route("http://100.64.0.7:80", own=False, vouched=True, host=lambda: name)
+    async with client(way) as asking:
+        await asking.get("/global/health")
+        name = "chest.tail1a2b.ts.net:80"
+        await asking.get("/global/health")
+    assert [one.headers["host"] for one in opencode.requests] == ["box.tail1a2b.ts.net:80", name]
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+async def test_nothing_is_sent_while_tailscale_does_not_run(
+    fake: FakeTailscaled, reach: Reach, kernel: bool
+) -> None:
+    reach.take(Status(state="Stopped", kernel=kernel, own=machine("nself", "127.0.0.1")))
+    with pytest.raises(httpcore2.ConnectError, match="Tailscale is stopped"):
+        await reach.connect(candidate(), 80, 1)
+    async with client(route(reach, "http://100.64.0.7:80")) as asking:
+        with pytest.raises(httpx2.ConnectError, match="Tailscale is stopped"):
+            await asking.get("/")
+    assert not fake.dials
+
+
+@pytest.mark.parametrize(
+    ("own", "elsewhere"), [(("192.0.2.1",), True), (("192.0.2.1", "127.0.0.1"), False), ((), False)]
+)
+def test_another_namespace_is_one_that_has_none_of_the_addresses(
+    tmp_path: Path, own: tuple[str, ...], elsewhere: bool
+) -> None:
+    one = Reach(LocalApi(TailscaleSettings(socket=str(tmp_path / "s"))))
+    one.take(status(*own))
+    assert one.elsewhere is elsewhere
+    one.take(status(*own, kernel=False))
+    assert not one.elsewhere
+
+
+async def test_on_this_machine_nothing_is_sent_to_another_user_who_took_the_port(
+    reach: Reach, opencode: FakeOpenCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://127.0.0.1:{opencode.port}"
+    async with client(reach.route(url, own=True, vouched=True, host=str)) as asking:
+        assert (await asking.get("/global/health")).status_code == 200
+    monkeypatch.setattr("opencode_mcp_tailscale.own.listening_user", lambda url: 4711)
+    heard = len(opencode.requests)
+    async with client(reach.route(url, own=True, vouched=True, host=str)) as asking:
+        with pytest.raises(httpx2.ConnectError, match="Another user of this machine"):
+            await asking.get("/global/health")
+    assert len(opencode.requests) == heard
+
+
+def test_what_this_user_announced_is_not_its_own_if_the_kernel_knows_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(own, "announced_here", lambda: {"a": "http://127.0.0.1:4096"})
+    for user, mine in ((4711, False), (os.geteuid(), True), (None, True)):
+        monkeypatch.setattr(own, "listening_user", lambda url, user=user: user)
+        assert own.is_mine("http://127.0.0.1:4096") is mine
+    assert not own.is_mine("http://127.0.0.1:4097")
 
 
 async def test_requests_one_after_the_other_use_one_connection(
     fake: FakeTailscaled, reach: Reach, opencode: FakeOpenCode
 ) -> None:
     fake.reach["100.64.0.7", 80] = ("127.0.0.1", opencode.port)
-    async with client(reach.route(candidate(), "http://100.64.0.7:80", 80)) as asking:
+    async with client(route(reach, "http://100.64.0.7:80")) as asking:
         for _ in range(3):
             await asking.get("/global/health")
         assert fake.tunnels == 1
@@ -198,10 +270,10 @@ async def test_a_stream_of_events_and_50_requests_at_once_go_through_tailscaled(
     fake: FakeTailscaled, reach: Reach, opencode: FakeOpenCode
 ) -> None:
     fake.reach["100.64.0.7", 80] = ("127.0.0.1", opencode.port)
-    route = reach.route(candidate(), "http://100.64.0.7:80", 80)
+    way = route(reach, "http://100.64.0.7:80")
     everybody = anyio.Event()
     async with parts.no_sockets_left():
-        async with client(route) as asking, asking.stream("GET", "/global/event") as events:
+        async with client(way) as asking, asking.stream("GET", "/global/event") as events:
             parts_of_it = events.aiter_bytes()
             assert b"server.connected" in await anext(parts_of_it)
 
@@ -226,9 +298,9 @@ async def test_a_route_that_is_closed_amid_a_stream_leaves_no_connection(
     fake: FakeTailscaled, reach: Reach, opencode: FakeOpenCode
 ) -> None:
     fake.reach["100.64.0.7", 80] = ("127.0.0.1", opencode.port)
-    route = reach.route(candidate(), "http://100.64.0.7:80", 80)
-    assert route.transport is not None
-    async with client(route) as asking:
+    way = route(reach, "http://100.64.0.7:80")
+    assert way.transport is not None
+    async with client(way) as asking:
         await asking.get("/global/health")
         scope = anyio.CancelScope()
         async with anyio.create_task_group() as group:
@@ -248,7 +320,7 @@ async def test_a_route_that_is_closed_amid_a_stream_leaves_no_connection(
 async def test_a_machine_that_cannot_be_reached_is_an_error_of_httpx(
     fake: FakeTailscaled, reach: Reach
 ) -> None:
-    async with client(reach.route(candidate(), "http://100.64.0.7:80", 80)) as asking:
+    async with client(route(reach, "http://100.64.0.7:80")) as asking:
         with pytest.raises(httpx2.ConnectError):
             await asking.get("/")
         fake.reach["100.64.0.7", 80] = "hang"
@@ -280,7 +352,7 @@ async def test_a_request_with_a_body_arrives_whole(
     fake: FakeTailscaled, reach: Reach, opencode: FakeOpenCode
 ) -> None:
     fake.reach["100.64.0.7", 80] = ("127.0.0.1", opencode.port)
-    async with client(reach.route(candidate(), "http://100.64.0.7:80", 80)) as asking:
+    async with client(route(reach, "http://100.64.0.7:80")) as asking:
         with contextlib.suppress(httpx2.HTTPStatusError):
             await asking.post("/session", json={"title": "x" * 300_000})
     assert opencode.requests[-1].body == {"title": "x" * 300_000}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from opencode_mcp_tailscale import serving
-from opencode_mcp_tailscale.index import MOST_BYTES, MOST_INSTANCES, PATH, Entry, read_index
+from opencode_mcp_tailscale.index import MOST_BYTES, MOST_INSTANCES, PATH, Entry, read_index, write_index
 from opencode_mcp_tailscale.serving import Member
 from tailscale.announcing_parts import MARK, PORT, Row
 
@@ -159,6 +159,7 @@ def at(path: str, value: object) -> Row:
         told(path="/"),
         told(path="/i/../"),
         told(path="/elsewhere/"),
+        told(id="k9"),  # the handler of another one
     ],
 )
 def test_a_malformed_part_is_ignored_and_the_others_are_not(malformed: object) -> None:
@@ -227,6 +228,13 @@ def test_of_two_with_one_id_only_one_counts() -> None:
     assert [one.entry.name for one in serving.members(found, PORT)] == ["first"]
 
 
+def test_of_two_with_one_id_that_counts_which_is_served_already() -> None:
+    first, second = part("k1", url="http://127.0.0.1:1"), part("k1", url="http://127.0.0.1:2")
+    found = config(a=second, b=first, c=holding("k2", member("k1", url="http://127.0.0.1:1")))
+
+    assert [one.session for one in serving.members(found, PORT)] == ["b", "c"]
+
+
 def test_what_others_say_of_themselves_is_made_safe() -> None:
     [one] = serving.members(config(a=told(name="a\x1b[31m\nb" + "x" * 500, version="1\u202e" * 99)), PORT)
 
@@ -266,6 +274,67 @@ def test_an_instance_is_served_if_its_path_leads_to_it() -> None:
     assert not serving.serves(found, PORT + 1, "a", entry("k1"))
 
 
+def test_an_instance_that_the_index_does_not_name_is_not_served() -> None:
+    one = holding("k1", member("k2"))
+    handlers = one["Web"][f"{NAME}:{PORT}"]["Handlers"]
+    handlers[PATH] = {"Text": write_index([entry("k1")])}
+
+    assert serving.serves(config(a=one), PORT, "a", entry("k1"))
+    assert not serving.serves(config(a=one), PORT, "a", entry("k2"))
+    handlers[PATH] = {"Proxy": "http://127.0.0.1:9/x"}  # it depends on who asks
+    assert serving.serves(config(a=one), PORT, "a", entry("k2"))
+
+
+@pytest.mark.parametrize("index", ["", "http://127.0.0.1:9/x"])
+@pytest.mark.parametrize(
+    ("served", "present", "current"),
+    [
+        (["k2"], ["k2"], True),
+        ([], [], True),
+        (["k2"], [], False),
+        ([], ["k2"], False),
+        (["k2"], ["k3"], False),
+    ],
+)
+def test_a_holder_is_current_if_it_serves_who_is_announced_and_nobody_else(
+    index: str, served: list[str], present: list[str], current: bool
+) -> None:
+    found = config(h=holding("k1", *map(member, served), index=index))
+    found["Foreground"].update({f"s-{known}": part(known) for known in present})
+
+    assert serving.is_current(found, PORT, "h") is current
+    assert serving.asked_at(found, PORT, "h") == index
+
+
+def test_a_holder_that_serves_an_instance_at_its_former_place_is_not_current() -> None:
+    found = config(h=holding("k1", member("k2")), a=part("k2", url="http://127.0.0.1:5000"))
+
+    assert not serving.is_current(found, PORT, "h")
+
+
+def test_who_leaves_is_out_of_the_index_and_all_else_stays() -> None:
+    left, stays = member("k2", session="a"), member("k3", session="b")
+    found = {**FOREIGN, **config(a=part("k2"), b=part("k3"), h=holding("k1", left, stays))}
+
+    assert serving.without(found, left, PORT) == {**FOREIGN, **config(b=part("k3"), h=holding("k1", stays))}
+
+
+def test_who_leaves_an_index_for_some_takes_nothing_but_its_own_path_out() -> None:
+    index = "http://127.0.0.1:9/x"
+    left = member("k2", session="a", allowed=("ann@example.com",))
+    found = config(a=part("k2"), h=holding("k1", left, index=index))
+
+    assert serving.without(found, left, PORT) == config(h=holding("k1", index=index))
+
+
+def test_who_leaves_takes_nothing_from_another_one_with_its_id() -> None:
+    found = config(a=part("k2"), b=part("k2"), h=holding("k1", member("k2")))
+
+    assert serving.without(found, member("k2", session="a"), PORT) == config(
+        b=part("k2"), h=holding("k1", member("k2"))
+    )
+
+
 def test_the_holder_serves_all_by_the_machines_name_and_itself_by_none() -> None:
     one = holding("k1", member("k2", url="http://127.0.0.1:5000"))
 
@@ -295,8 +364,26 @@ def test_the_index_of_a_hundred_with_long_names_is_one_that_others_read() -> Non
     one = serving.part_of_holder(everybody[0], everybody, port=PORT, name=NAME, index="")
     text = one["Web"][f"{NAME}:{PORT}"]["Handlers"][PATH]["Text"]
 
+    named = [one.id for one in read_index(text.encode())]
     assert len(text.encode()) <= MOST_BYTES
-    assert read_index(text.encode())[0].id == "k0"
+    assert named[0] == "k0"
+    assert 1 < len(named) < MOST_INSTANCES
+    assert {f"/i/{known}/" for known in named} | {PATH} == set(one["Web"][f"{NAME}:{PORT}"]["Handlers"])
+
+
+def test_if_there_is_no_room_for_all_those_who_are_in_the_index_stay() -> None:
+    everybody = [member(f"k{number}", session=f"s{number + 10}") for number in range(MOST_INSTANCES)]
+    found: Row = {"Foreground": {one.session: serving.part_of(one, PORT) for one in everybody[1:]}}
+    found["Foreground"]["s10"] = serving.part_of_holder(
+        everybody[0], everybody, port=PORT, name=NAME, index=""
+    )
+    assert all(serving.has_room(found, PORT, one.entry) for one in everybody[::21])
+
+    found["Foreground"]["a"] = part("late")
+
+    assert all(serving.has_room(found, PORT, one.entry) for one in everybody[::21])
+    assert not serving.has_room(found, PORT, entry("late"))
+    assert serving.is_current(found, PORT, "s10")
 
 
 def test_of_a_hundred_as_many_stand_in_the_index_as_others_read() -> None:

@@ -1,14 +1,17 @@
 """Who is told of what: an index that only some may read."""
 
 import contextlib
+import errno
 import json
 import socket
 import struct
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
@@ -19,10 +22,12 @@ from opencode_mcp_tailscale.localapi import LocalApi
 from opencode_mcp_tailscale.serving import Member
 from opencode_mcp_tailscale.status import Who
 from opencode_mcp_tailscale.telling import Telling, may_know
+from support.answering import answering
 from support.fake_tailscaled import FakeTailscaled, join
+from support.fleets import until
 from tailscale.announcing_parts import PORT, SECONDS, Desk, desk_at, get, index, settings, until_index
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # all together
 
 NAME = "desk.tail1a2b.ts.net"
 ANN, BOB, BUILD = "100.64.1.1", "100.64.1.2", "100.64.1.3"
@@ -36,6 +41,7 @@ def member(known: str, *allowed: str) -> Member:
 @pytest.fixture
 async def fake(tmp_path: Path) -> AsyncGenerator[FakeTailscaled]:
     async with FakeTailscaled(tmp_path / "s", name="desk") as one:
+        one.tun = False  # this host has none of its addresses
         one.add_peer("phone", user="ann@example.com", ips=(ANN,))
         one.add_peer("box", user="bob@example.com", ips=(BOB,))
         one.add_peer("build", user="ann@example.com", tags=("tag:build",), ips=(BUILD,))
@@ -46,6 +52,7 @@ async def fake(tmp_path: Path) -> AsyncGenerator[FakeTailscaled]:
 async def telling_of(fake: FakeTailscaled, *members: Member) -> AsyncGenerator[Telling]:
     async with LocalApi(settings(fake.socket)) as api, anyio.create_task_group() as group:
         one = Telling(api)
+        one._path = "/secret"
         one.members = members
         await group.start(lambda *, task_status: one.run(task_status=task_status))
         yield one
@@ -54,7 +61,8 @@ async def telling_of(fake: FakeTailscaled, *members: Member) -> AsyncGenerator[T
 
 @contextlib.asynccontextmanager
 async def calling(one: Telling) -> AsyncGenerator[SocketStream]:
-    port = int(one.url.rpartition(":")[2])
+    port = urlsplit(one.url).port
+    assert port is not None
     with anyio.fail_after(SECONDS):
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             yield stream
@@ -85,7 +93,7 @@ async def answer(one: Telling, written: bytes) -> tuple[int, bytes]:
 
 def request(*forwarded: str, method: str = "GET", more: str = "") -> bytes:
     headers = "".join(f"X-Forwarded-For: {one}\r\n" for one in forwarded)
-    return f"{method} / HTTP/1.1\r\nHost: desk\r\n{headers}{more}\r\n".encode()
+    return f"{method} /secret HTTP/1.1\r\nHost: desk\r\n{headers}{more}\r\n".encode()
 
 
 async def asked(one: Telling, *forwarded: str, **options: str) -> tuple[int, list[str]]:
@@ -111,6 +119,15 @@ async def asked(one: Telling, *forwarded: str, **options: str) -> tuple[int, lis
         (Who(user="", tags=("tag:a",)), ("tag:b", "ann@example.com"), False),
         (Who(user="", tags=()), ("ann@example.com",), False),
         (Who(user="tag:b", tags=()), ("ann@example.com",), False),
+        (Who(user="tag:b", tags=()), ("tag:b",), False),
+        (Who(user="", tags=("ann@example.com",)), ("ann@example.com",), False),
+        (Who(user="a.b/c", tags=("a.b/c",)), ("a.b/c",), False),
+        (Who(user="", tags=(), capabilities=frozenset({"ann@example.com", "tag:b"})), ("tag:b",), False),
+        (Who(user="", tags=("tag:x",), capabilities=frozenset({"a.b/c"})), ("a.b/c",), True),
+        (Who(user="", tags=("tag:x",), capabilities=frozenset({"a.b/C"})), ("a.b/c",), False),
+        (Who(user="\u212aim@example.com", tags=()), ("kim@example.com",), False),
+        (Who(user="kim@example.com", tags=()), ("\u212aim@example.com",), False),
+        (Who(user="kim@example.com\n", tags=()), ("kim@example.com",), False),
     ],
 )
 def test_who_is_named_may_know(who: Who | None, allowed: tuple[str, ...], may: bool) -> None:
@@ -135,6 +152,14 @@ async def test_the_control_plane_says_who_has_an_address(
     async with telling_of(fake, member("k1", allowed)) as one:
         assert await asked(one, caller) == ((200, ["k1"]) if told else (403, []))
         assert fake.asked["whois"] == 1
+
+
+async def test_a_capability_that_is_granted_towards_this_machine_lets_know(fake: FakeTailscaled) -> None:
+    granted = {"example.com/cap/opencode": None}
+    fake.whois[BOB] = {"Node": {}, "UserProfile": {"LoginName": "bob@example.com"}, "CapMap": granted}
+    async with telling_of(fake, member("k1", "example.com/cap/opencode")) as one:
+        assert await asked(one, BOB) == (200, ["k1"])
+        assert await asked(one, ANN) == (403, [])
 
 
 async def test_each_is_told_of_what_may_be_known_and_of_nothing_else(fake: FakeTailscaled) -> None:
@@ -212,7 +237,7 @@ async def test_a_somebody_who_is_not_understood_is_nobody(fake: FakeTailscaled, 
 async def test_a_tailscaled_that_does_not_answer_costs_only_that_caller(
     fake: FakeTailscaled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "_SECONDS", 0.2)
+    monkeypatch.setattr(telling, "_SECONDS", 0.1)
     fake.hang("whois", times=1)
     async with telling_of(fake, member("k1", "ann@example.com")) as one:
         assert await answer(one, request(ANN)) == (0, b"")
@@ -223,18 +248,45 @@ async def test_a_tailscaled_that_does_not_answer_costs_only_that_caller(
 
 
 @pytest.mark.parametrize(
+    "target",
+    ["/", "/secre", "/secret2", "/secret/x", "//secret", "/secret//", "http://x/secret", "*", "/\xff"],
+)
+async def test_who_does_not_know_the_path_is_told_nothing(fake: FakeTailscaled, target: str) -> None:
+    async with telling_of(fake, member("k1", "ann@example.com"), member("open")) as one:
+        for method in ("GET", "HEAD", "POST"):
+            written = request(ANN, method=method).replace(b"/secret", target.encode("latin-1"))
+            assert await answer(one, written) in ((404, b""), (0, b""))
+        assert fake.asked["whois"] == 0
+        # as Go joins paths
+        assert (await answer(one, request(ANN).replace(b"/secret", b"/secret/")))[0] == 200
+
+
+async def test_the_path_is_a_secret(fake: FakeTailscaled) -> None:
+    async with LocalApi(settings(fake.socket)) as api, anyio.create_task_group() as group:
+        paths: set[str] = set()
+        for _ in range(2):
+            one = Telling(api)
+            await group.start(lambda *, task_status, one=one: one.run(task_status=task_status))
+            paths.add(urlsplit(one.url).path)
+            assert await asked(one, ANN) == (404, [])
+        assert len(paths) == 2
+        assert all(len(path) > 40 for path in paths)
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
     "written",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"hello\r\n\r\n",
         b"GET /\r\n\r\n",
-        b"GET / HTTP/1.1\r\n\r\n",  # without Host
+        b"GET /secret HTTP/1.1\r\n\r\n",  # without Host
         b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nA: \x00\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"GET /secret HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n",
+        b"GET /secret HTTP/1.1\r\nHost: x\r\nA: \x00\r\n\r\n",
+        b"GET /secret HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET /secret HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n",
+        b"GET /secret HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
         b"x" * 100_000,
         b"\r\n" * 50_000,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -250,7 +302,7 @@ async def test_who_speaks_no_http_is_told_nothing_and_harms_nobody(
             with contextlib.suppress(anyio.BrokenResourceError):
                 await stream.send(written)
                 await stream.send_eof()
-            assert (await said(stream)).partition(b"\r\n")[0] in (b"", b"HTTP/1.1 403 ", b"HTTP/1.1 405 ")
+            assert (await said(stream)).partition(b"\r\n")[0] in (b"", b"HTTP/1.1 403 ", b"HTTP/1.1 404 ")
         assert await asked(one, ANN) == (200, ["k1"])
 
 
@@ -333,6 +385,17 @@ async def test_who_hangs_up_harms_nobody(
         assert answered == (11 if written == request(ANN) else 1)
 
 
+async def test_who_hangs_up_before_being_taken_in_harms_nobody(fake: FakeTailscaled) -> None:
+    async with telling_of(fake, member("k1")) as one:
+        for _ in range(40):
+            with socket.socket() as caller:
+                caller.setblocking(False)
+                caller.connect_ex(("127.0.0.1", urlsplit(one.url).port))
+                caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert await asked(one, ANN) == (200, ["k1"])
+
+
+@pytest.mark.slow
 async def test_fifty_at_once_are_all_answered(fake: FakeTailscaled) -> None:
     answers: list[tuple[int, list[str]]] = []
 
@@ -355,6 +418,80 @@ async def test_who_says_nothing_keeps_nobody_waiting_for_long(
         for _ in range(70):
             await stack.enter_async_context(calling(one))
         assert await asked(one, ANN) == (200, ["k1"])
+
+
+async def test_no_more_are_taken_in_than_can_be_answered(
+    fake: FakeTailscaled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken_in = 0
+    serve = Telling._serve
+
+    async def counted(one: Telling, stream: SocketStream) -> None:
+        nonlocal taken_in
+        taken_in += 1
+        await serve(one, stream)
+
+    monkeypatch.setattr(Telling, "_serve", counted)
+    async with contextlib.AsyncExitStack() as stack:
+        one = await stack.enter_async_context(telling_of(fake, member("k1")))
+        for _ in range(40):
+            await stack.enter_async_context(calling(one))
+        await until(lambda: taken_in == 32)
+        for _ in range(50):
+            await anyio.lowlevel.checkpoint()
+        assert taken_in == 32
+
+
+async def test_a_machine_without_file_descriptors_left_tells_again_later(
+    fake: FakeTailscaled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "_PAUSE_SECONDS", 0.001)
+    accept, failures = socket.socket.accept, 40
+
+    def fail(listening: socket.socket) -> Any:
+        nonlocal failures
+        if listening.family != socket.AF_INET:
+            return accept(listening)
+        failures -= 1
+        if failures >= 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", fail)
+    async with telling_of(fake, member("k1")) as one:
+        assert await asked(one, ANN) == (200, ["k1"])
+        assert failures < 0
+
+
+async def test_who_cannot_listen_says_so(fake: FakeTailscaled, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "create_server", fail)
+    async with desk_at(fake.socket) as desk:
+        assert "Too many open files" in await desk.start("shop", allow_users=("x@y",)).failure()
+        assert "shop" not in str(fake.serve_config)
+
+
+@pytest.mark.parametrize(
+    ("answer", "answers"),
+    [(b"HTTP/1.1 403 \r\n\r\n", True), (b"", False)],
+)
+async def test_whether_somebody_tells_is_seen_from_any_answer(answer: bytes, answers: bool) -> None:
+    async with answering(answer) as url:
+        assert await telling.answers(f"{url}/x") is answers
+    assert await telling.answers(f"{url}/x") is False
+
+
+async def test_who_hangs_does_not_answer(fake: FakeTailscaled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "_ANSWER_SECONDS", 0.02)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        assert await telling.answers(f"http://127.0.0.1:{hanging.getsockname()[1]}/x") is False
+    for url in ("", "http://[", "http://127.0.0.1:99999/", "http://127.0.0.1:0/"):
+        assert await telling.answers(url) is False
+    async with telling_of(fake) as one:
+        monkeypatch.setattr(telling, "_ANSWER_SECONDS", SECONDS)
+        assert await telling.answers(one.url) is True
 
 
 async def test_it_listens_on_loopback_alone(fake: FakeTailscaled) -> None:
@@ -384,6 +521,7 @@ async def gateway_at(
         yield one
 
 
+@pytest.mark.slow
 async def test_a_gateway_lists_what_its_user_may_know_and_tells_the_reason_for_the_rest(
     fake: FakeTailscaled, desk: Desk, tmp_path: Path
 ) -> None:

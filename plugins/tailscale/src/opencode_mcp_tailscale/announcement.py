@@ -5,9 +5,9 @@ import ipaddress
 import logging
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
@@ -17,24 +17,32 @@ from opencode_mcp import Endpoint, Finding, TransportError, clean_line
 from opencode_mcp_tailscale import serving
 from opencode_mcp_tailscale.bus import Bus
 from opencode_mcp_tailscale.index import Entry
-from opencode_mcp_tailscale.localapi import ConflictError, LocalApi, LocalApiError
+from opencode_mcp_tailscale.localapi import LocalApi
 from opencode_mcp_tailscale.serving import Member
 from opencode_mcp_tailscale.settings import TailscaleSettings
+from opencode_mcp_tailscale.sharing import ImpossibleError, Lasting, Sharing, is_final
+from opencode_mcp_tailscale.status import login_key
+from opencode_mcp_tailscale.telling import Teller
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskGroup, TaskStatus
-
-    from opencode_mcp_tailscale.telling import Telling
+    from anyio.abc import TaskStatus
 
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.5
-_IDLE_SECONDS = 4.0
-"""An announcer that serves the index, and does not take in a new one for so long, has to hand over."""
-_ATTEMPTS = 8
-_CONFLICT_SECONDS = 0.1
-_FORBIDDEN = (401, 403)
+_TRYING_SECONDS = 10.0
+"""For so long what is announced stays so though tailscaled, which serves it still, does not answer."""
+_AWAY_SECONDS = 20.0
+"""For so long it is waited for a tailscaled that was stopped."""
+_AGAIN_SECONDS = 0.5
+_LOSSES, _LOSSES_SECONDS = 3, 60.0
+"""So often in so long it is announced again after tailscaled has withdrawn it."""
+_LEAVE_SECONDS = 1.0
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class WithdrawnError(TransportError):
+    """tailscaled has ended the session to which the announcement was bound."""
 
 
 class Announcement:
@@ -47,17 +55,17 @@ class Announcement:
     """
 
     def __init__(self, endpoint: Endpoint, settings: TailscaleSettings, api: LocalApi) -> None:
-        self._endpoint = endpoint
         self._entry = entry_of(endpoint)
         self._port = settings.index_port
         self._allowed = tuple(sorted(_caller(one) for one in settings.allow_users))
         self._api = api
-        self._name = ""
-        self._member: Member
-        self._telling: Telling | None = None
         self._woken = anyio.Event()
         self._status_changed = True
-        self._passed_over: float | None = None
+        self._begun = False
+        self._announced = False
+        self._losses: list[float] = []
+        self._back_by = float("-inf")
+        self._failing = Lasting()
 
     def woke(self) -> None:
         """Look at once whether it is announced still."""
@@ -67,119 +75,95 @@ class Announcement:
     async def keep(self, task_status: "TaskStatus[None]") -> None:
         """Keep it announced until cancelled; then tailscaled withdraws it, as it does if this process dies.
 
+        Where tailscaled was started anew, or somebody reset what it serves, it is announced again.
+
         Raises:
             TransportError: It cannot be announced, or no longer is.
         """
+        async with anyio.create_task_group() as group:
+            teller = Teller(self._api, group)
+            while True:
+                try:
+                    await self._keep_session(teller, task_status)
+                except TransportError as error:
+                    lost = self._announced and isinstance(error, WithdrawnError)
+                    if lost:
+                        self._lose()
+                    if self._announced or anyio.current_time() >= self._back_by:
+                        raise
+                    if not lost:
+                        await anyio.sleep(_AGAIN_SECONDS)
+
+    def _lose(self) -> None:
+        """Take note that it has to be announced again, unless that was so too often."""
+        now = anyio.current_time()
+        self._announced = False
+        self._losses = [*(one for one in self._losses if now - one < _LOSSES_SECONDS), now]
+        self._back_by = now
+        if len(self._losses) <= _LOSSES:
+            self._back_by += _AWAY_SECONDS
+            logger.info("tailscaled has withdrawn %s: it is announced again.", self._entry.id)
+
+    async def _keep_session(self, teller: Teller, task_status: "TaskStatus[None]") -> None:
+        """Keep it announced for as long as one session of tailscaled's lasts.
+
+        Raises:
+            WithdrawnError: The session has ended.
+            TransportError: It cannot be announced, or no longer is.
+        """
+        failure: TransportError = WithdrawnError(
+            "tailscaled has withdrawn it: it was stopped, or somebody reset what it serves."
+        )
         async with self._api.watch() as bus:
             if not bus.session:
-                raise TransportError("This tailscaled is too old to announce with: it takes 1.52 or newer.")
-            self._member = Member(session=bus.session, entry=self._entry, allowed=self._allowed)
+                raise ImpossibleError("This tailscaled is too old to announce with: it takes 1.52 or newer.")
+            member = Member(session=bus.session, entry=self._entry, allowed=self._allowed)
+            sharing = Sharing(member, self._port, self._api, teller)
+            self._status_changed = True
             async with anyio.create_task_group() as group:
-                group.start_soon(self._follow, bus)
-                started = False
-                while True:
-                    self._woken = anyio.Event()
-                    if self._status_changed:
-                        self._status_changed = False
-                        await self._check()
-                    served = await self._agree(group)
-                    if served and not started:
-                        started = True
-                        task_status.started()
-                    with anyio.move_on_after(_LOOK_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads load
-                        await self._woken.wait()
+                group.start_soon(_until_ended, bus, self._changed, group.cancel_scope)
+                try:
+                    await self._keep_looking(sharing, task_status)
+                except TransportError as error:
+                    failure = error
+                    group.cancel_scope.cancel()
+                finally:
+                    with anyio.move_on_after(_LEAVE_SECONDS, shield=True), suppress(TransportError):
+                        await sharing.leave()
+        raise failure
 
-    async def _follow(self, bus: Bus) -> None:
-        with suppress(httpx2.HTTPError):  # it died
-            await bus.follow(self._changed)
-        raise TransportError("tailscaled has withdrawn it: it was stopped, or somebody reset what it serves.")
+    async def _keep_looking(self, sharing: Sharing, task_status: "TaskStatus[None]") -> None:
+        while True:
+            self._woken = anyio.Event()
+            try:
+                if self._status_changed:
+                    self._status_changed = False
+                    await sharing.check()
+                served = await sharing.agree()
+            except TransportError as error:
+                self._status_changed = True
+                tried = self._failing.seconds(True)
+                if not self._announced or is_final(error) or tried > _TRYING_SECONDS:
+                    raise
+                logger.info("tailscaled does not answer as it should: %s", error)
+            else:
+                self._failing.seconds(None)
+                if served and not self._announced:
+                    self._announced = True
+                    if not self._begun:
+                        self._begun = True
+                        task_status.started()
+            with anyio.move_on_after(_LOOK_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads load
+                await self._woken.wait()
 
     def _changed(self) -> None:
         self._status_changed = True
 
-    async def _check(self) -> None:
-        """Find out whether anybody can reach this machine, and by which name.
 
-        Raises:
-            TransportError: Nobody can.
-        """
-        status = await self._api.status(peers=False)
-        if status.problem or status.own is None:
-            raise TransportError(status.problem)
-        if not status.own.name:
-            raise TransportError(
-                "This machine has no name on the tailnet, and tailscaled serves by name: turn on MagicDNS."
-            )
-        if await self._api.shields_up():
-            raise TransportError(
-                "This machine accepts no connections from the tailnet: run "
-                "`tailscale set --shields-up=false`."
-            )
-        self._name = status.own.name
-
-    async def _agree(self, group: "TaskGroup") -> bool:
-        """Bring the serve config into agreement; return whether the instance is served now.
-
-        Raises:
-            TransportError: tailscaled does not take it.
-        """
-        for attempt in range(_ATTEMPTS):
-            config, tag = await self._api.serve_config()
-            if problem := serving.obstacle(config, self._port):
-                raise TransportError(problem)
-            wanted = await self._wanted(config, group)
-            if wanted == config:
-                return serving.serves(config, self._port, serving.holder(config, self._port), self._entry)
-            try:
-                await self._api.set_serve_config(wanted, tag)
-            except ConflictError:
-                pause = _CONFLICT_SECONDS * (attempt + 1)  # longer, the more others there seem to be
-                await anyio.sleep(pause * random.uniform(0.2, 2))  # noqa: S311 - spreads load
-            except LocalApiError as error:
-                await self._check()  # which may know better what is wrong
-                raise _explained(error) from None
-        raise ConflictError("Others change what this machine serves all the time.", 412)
-
-    async def _wanted(self, config: dict[str, Any], group: "TaskGroup") -> dict[str, Any]:
-        """Return what the serve config should be."""
-        own = self._member.session
-        holder = serving.holder(config, self._port)
-        others = serving.members(serving.changed(config, own, None), self._port)
-        # Where two have the same id, one of them is not taken in, through no fault of the holder.
-        doubled = any(one.entry.id == self._entry.id for one in others)
-        now = anyio.current_time()
-        if holder in ("", own) or doubled or serving.serves(config, self._port, holder, self._entry):
-            self._passed_over = None
-        else:
-            self._passed_over = self._passed_over or now
-        if self._passed_over is not None and now - self._passed_over > _IDLE_SECONDS:
-            logger.warning("The announcer that serves the index of this machine does not answer: taken over.")
-            config = serving.changed(config, holder, None)
-            others = [one for one in others if one.session != holder]
-            holder, self._passed_over = "", None
-        if holder and holder != own:
-            return serving.changed(config, own, serving.part_of(self._member, self._port))
-        everybody = [self._member, *(one for one in others if one.entry.id != self._entry.id)]
-        part = serving.part_of_holder(
-            self._member,
-            everybody,
-            port=self._port,
-            name=self._name,
-            index=await self._told_by(everybody, group),
-        )
-        return serving.changed(config, own, part)
-
-    async def _told_by(self, everybody: Sequence[Member], group: "TaskGroup") -> str:
-        """Return the URL at which this process tells who may know of what; none if everybody may."""
-        if self._telling is None and any(one.allowed for one in everybody):
-            from opencode_mcp_tailscale.telling import Telling  # seldom needed
-
-            self._telling = Telling(self._api)
-            await group.start(self._telling.run)
-        if self._telling is None:
-            return ""
-        self._telling.members = everybody
-        return self._telling.url
+async def _until_ended(bus: Bus, changed: Callable[[], None], scope: anyio.CancelScope) -> None:
+    with suppress(httpx2.HTTPError):  # it died
+        await bus.follow(changed)
+    scope.cancel()
 
 
 async def inspect(endpoint: Endpoint, settings: TailscaleSettings, api: LocalApi) -> Sequence[Finding]:
@@ -227,13 +211,5 @@ def entry_of(endpoint: Endpoint) -> Entry:
 
 
 def _caller(word: str) -> str:
-    """Return a login name in small letters, or a tag as it is."""
-    return word if word.startswith("tag:") else word.lower()
-
-
-def _explained(error: LocalApiError) -> TransportError:
-    if error.status in _FORBIDDEN:
-        return TransportError(
-            "tailscaled lets only root and its operator announce: run `sudo tailscale set --operator=$USER`."
-        )
-    return error
+    """Return a login name in small letters, or a tag or capability as it is."""
+    return word if word.startswith("tag:") or "/" in word else login_key(word)

@@ -2,21 +2,25 @@
 
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from enum import Enum
+from typing import Any
 
 import anyio
 import httpcore2
-import httpx2
 
 from opencode_mcp import OpenCodeMCPError, ProtocolError, Recognised, Route, UnreachableError, recognise
 from opencode_mcp_tailscale.choosing import Candidate
+from opencode_mcp_tailscale.exchange import Exchange, TooMuchError
 from opencode_mcp_tailscale.index import MOST_BYTES, PATH, Entry, read_index
 from opencode_mcp_tailscale.localapi import RefusedError
 from opencode_mcp_tailscale.reach import Reach, host_header, origin, over
 
 _ANSWER_SECONDS = 2.0
 _LATE = 1.25
+_SIP_BYTES = 1024
+_MOST_BYTES = 160 * 1024
+"""Of what `recognise` asks, two answers of 64 KiB with their headers."""
 _OK, _FORBIDDEN = 200, 403
 
 
@@ -57,11 +61,13 @@ async def ask_index(reach: Reach, candidate: Candidate, port: int, patience: flo
         return Answer(outcome=Outcome.SILENCE)
     try:
         with anyio.fail_after(_ANSWER_SECONDS):
-            async with _closed(stream), aclosing(over(stream)) as transport:
-                return Answer(outcome=Outcome.FOUND, entries=await _index(transport, candidate, port))
+            async with _closed(stream):
+                return Answer(outcome=Outcome.FOUND, entries=await _index(stream, candidate, port))
     except TimeoutError:
         return Answer(outcome=Outcome.SILENCE, problem="It did not answer at the index port in time.")
-    except httpx2.HTTPError:
+    except TooMuchError as error:
+        return Answer(outcome=Outcome.OTHER, problem=f"Its index {error}.")
+    except (httpcore2.NetworkError, httpcore2.ProtocolError):
         return Answer(outcome=Outcome.OTHER, problem="What answers at the index port does not speak HTTP.")
     except ProtocolError as error:
         return Answer(outcome=Outcome.OTHER, problem=str(error))
@@ -78,7 +84,7 @@ async def ask_port(reach: Reach, candidate: Candidate, port: int, patience: floa
     base, headers = origin(candidate, port) + path.rstrip("/"), host_header(candidate, port)
     try:
         async with _closed(stream):
-            route = Route(base_url=base, headers=headers, transport=over(stream))
+            route = Route(base_url=base, headers=headers, transport=over(_Sipped(stream)))
             found = await recognise(route, seconds=_ANSWER_SECONDS)
     except UnreachableError as error:
         return Answer(outcome=Outcome.SILENCE, problem=str(error))
@@ -96,14 +102,41 @@ def found_at(path: str, found: Recognised) -> Entry:
 async def _connected(
     reach: Reach, candidate: Candidate, port: int, patience: float
 ) -> httpcore2.AsyncNetworkStream:
-    """Open a connection; once more if this process was too busy to notice whether somebody answered."""
+    """Open a connection; over the interface once more if this process was too busy to notice an answer.
+
+    Who dials notices it all the same.
+    """
     began = anyio.current_time()
     try:
         return await reach.connect(candidate, port, patience)
     except httpcore2.ConnectTimeout:
-        if anyio.current_time() - began < patience * _LATE:
+        if not reach.direct or anyio.current_time() - began < patience * _LATE:
             raise
     return await reach.connect(candidate, port, patience)
+
+
+class _Sipped(httpcore2.AsyncNetworkStream):
+    """A connection to a stranger: whatever it sends, the others get their turns, and it comes to an end."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._left = _MOST_BYTES
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._left <= 0:
+            raise httpcore2.ReadError("It answers without end.")
+        data = await self._stream.read(min(max_bytes, _SIP_BYTES), timeout)
+        self._left -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 @asynccontextmanager
@@ -116,26 +149,14 @@ async def _closed(stream: httpcore2.AsyncNetworkStream) -> AsyncGenerator[None]:
             await stream.aclose()
 
 
-async def _index(transport: httpx2.AsyncBaseTransport, candidate: Candidate, port: int) -> Sequence[Entry]:
-    headers = {
-        **host_header(candidate, port),
-        "Accept": "application/json",
-        "Connection": "close",
-    }
-    request = httpx2.Request("GET", origin(candidate, port) + PATH, headers=headers)
-    response = await transport.handle_async_request(request)
-    try:
-        if response.status_code != _OK:
-            raise ProtocolError(_explained(response.status_code))
-        body = b""
-        async for part in response.aiter_raw():
-            body += part
-            if len(body) > MOST_BYTES:
-                raise ProtocolError(f"Its index is larger than {MOST_BYTES // 1000} kB.")
-        return read_index(body)
-    finally:
-        with anyio.move_on_after(1, shield=True):
-            await response.aclose()
+async def _index(stream: httpcore2.AsyncNetworkStream, candidate: Candidate, port: int) -> Sequence[Entry]:
+    exchange = Exchange(stream)
+    headers = {"Accept": "application/json", "Connection": "close"}
+    host = {"Host": origin(candidate, port).partition("//")[2], **host_header(candidate, port)}
+    status, _ = await exchange.begin("GET", PATH, {**host, **headers})
+    if status != _OK:
+        raise ProtocolError(_explained(status))
+    return read_index(await exchange.body(MOST_BYTES))
 
 
 def _explained(status: int) -> str:

@@ -7,7 +7,7 @@ from opencode_mcp import TransportError
 from opencode_mcp_tailscale.loose import mapping, parsed, text
 
 _RELEVANT = re.compile(
-    rb'"(?:State|Prefs|SelfChange|NetMap|PeersChanged|PeersRemoved|PeerChangedPatch|PeerChanges)"\s*:\s*(?!null|\s)'
+    rb'"(?:State|Prefs|SelfChange|NetMap|PeersChanged|PeersRemoved|PeerChanges|Online|KeyExpiry)"\s*:\s*(?!null|\s)'
 )
 _LONGEST_MATCH = 64
 _FIRST_LINE = 1 << 20

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from opencode_mcp import Rejection
 from opencode_mcp_tailscale.settings import TailscaleSettings
-from opencode_mcp_tailscale.status import Machine, Status
+from opencode_mcp_tailscale.status import Machine, Status, login_key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,8 @@ def _refusal(machine: Machine, own: Machine, settings: TailscaleSettings) -> str
         return "its key has expired: it has to log in again"
     if not machine.addresses:
         return "it has no address on the tailnet"
+    if not set(own.addresses).isdisjoint(machine.addresses):
+        return "it has an address of this machine"
     if _vouched(machine, own, settings):
         return ""
     if machine.shared:
@@ -89,9 +91,9 @@ def _vouched(machine: Machine, own: Machine, settings: TailscaleSettings) -> boo
     if machine.shared and not settings.allow_shared:
         return False
     if machine.tags:
-        return not machine.shared and not settings.tags_set.isdisjoint(machine.tags)
+        return not machine.shared and bool(machine.name) and not settings.tags_set.isdisjoint(machine.tags)
     if settings.users:
-        return machine.user.lower() in settings.logins
+        return login_key(machine.user) in settings.logins
     return not machine.shared and not own.tags and machine.user_id == own.user_id != 0
 
 

@@ -17,8 +17,9 @@ from opencode_mcp import TransportError, clean_line
 from opencode_mcp_tailscale.settings import TailscaleSettings
 from opencode_mcp_tailscale.through import UnixStream, network_backend
 
+_UNIX = ("/var/run/tailscale/tailscaled.sock",)
 _LINUX = (
-    "/var/run/tailscale/tailscaled.sock",
+    *_UNIX,
     "/tmp/tailscaled.sock",  # noqa: S108 - Tailscale's container image; see `Daemon.connect`
     "/var/packages/Tailscale/var/tailscaled.sock",  # Synology, DSM 7
     "/var/packages/Tailscale/etc/tailscaled.sock",  # Synology, DSM 6
@@ -112,7 +113,7 @@ def _candidates(chosen: str, platform: str) -> Iterator[Daemon]:
         yield from _macos_apps()
         yield from (Daemon(path=path) for path in _MACOS)
     else:
-        yield from (Daemon(path=path) for path in _LINUX)
+        yield from (Daemon(path=path) for path in (_LINUX if platform == "linux" else _UNIX))
 
 
 async def _failure(daemon: Daemon) -> str:

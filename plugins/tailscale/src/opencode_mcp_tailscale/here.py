@@ -9,21 +9,12 @@ from opencode_mcp import (
     Route,
     TransportError,
     UnreachableError,
-    announced_here,
-    listening_user,
     recognise,
 )
 from opencode_mcp_tailscale.asking import Answer, Outcome, found_at
 from opencode_mcp_tailscale.localapi import LocalApi
+from opencode_mcp_tailscale.own import is_mine
 from opencode_mcp_tailscale.serving import members
-
-try:
-    from os import geteuid
-except ImportError:  # Windows, where tailscaled is not found either
-
-    def geteuid() -> int:
-        """Nobody."""
-        return -1
 
 
 async def ask_here(api: LocalApi, port: int) -> Answer:
@@ -33,7 +24,7 @@ async def ask_here(api: LocalApi, port: int) -> Answer:
     except TransportError as error:
         return Answer(outcome=Outcome.SILENCE, problem=str(error))
     found = [member.entry for member in members(config, port)]
-    mine = await anyio.to_thread.run_sync(lambda: {one.url for one in found if _is_mine(one.url)})
+    mine = await anyio.to_thread.run_sync(lambda: {one.url for one in found if is_mine(one.url)})
     entries = [dataclasses.replace(one, mine=one.url in mine) for one in found]
     return Answer(outcome=Outcome.FOUND, entries=entries)
 
@@ -46,10 +37,5 @@ async def ask_port_here(url: str) -> Answer:
         return Answer(outcome=Outcome.NOBODY)
     except OpenCodeMCPError as error:
         return Answer(outcome=Outcome.OTHER, problem=str(error))
-    mine = await anyio.to_thread.run_sync(_is_mine, url)
+    mine = await anyio.to_thread.run_sync(is_mine, url)
     return Answer(outcome=Outcome.FOUND, entries=[dataclasses.replace(found_at("/", found), mine=mine)])
-
-
-def _is_mine(url: str) -> bool:
-    """Whether this user listens there; other users of this machine may listen anywhere as well."""
-    return listening_user(url) == geteuid() or url in announced_here().values()

@@ -7,7 +7,7 @@ is not understood is left out rather than failed at.
 import json
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import anyio
 import httpcore2
@@ -16,17 +16,20 @@ import httpx2
 from opencode_mcp import TransportError, clean_line
 from opencode_mcp_tailscale.bus import Bus
 from opencode_mcp_tailscale.daemon import Daemon, find_daemon
+from opencode_mcp_tailscale.exchange import Exchange
 from opencode_mcp_tailscale.loose import mapping, parsed, text
 from opencode_mcp_tailscale.settings import TailscaleSettings
 from opencode_mcp_tailscale.status import Status, Who
 from opencode_mcp_tailscale.through import Through
 
 HOST = "local-tailscaled.sock"
-_BASE = f"http://{HOST}/localapi/v0/"
-_ORIGIN = httpcore2.Origin(b"http", HOST.encode(), 80)
+_PREFIX = "/localapi/v0/"
+_BASE = f"http://{HOST}{_PREFIX}"
 _SECONDS = 10.0
+_CONNECT_SECONDS = 1.0
 _DIALLED, _NOT_FOUND, _STALE = 101, 404, 412
 _MOST_BYTES = 64 * 1024 * 1024
+_MOST_WORDS = 64 * 1024
 _WATCHED = 2 | 4096 | 32768
 """Asks for the session id, and for what changes of peers in the words of daemons before and after 1.100."""
 
@@ -156,26 +159,27 @@ class LocalApi(httpcore2.AsyncNetworkBackend):
     async def dial(self, host: str, port: int, timeout: float | None) -> httpcore2.AsyncNetworkStream:
         """Open a connection to a machine of the tailnet, through tailscaled.
 
+        Args:
+            host: Its address.
+            port: Its port.
+            timeout: How many seconds it may take, from when tailscaled was asked for it.
+
         Raises:
             RefusedError: That machine accepts none at this port.
             httpcore2.ConnectError: tailscaled cannot reach it, or cannot be asked.
             httpcore2.ConnectTimeout: Nobody answers.
         """
-        stream: httpcore2.AsyncNetworkStream | None = None
-        dialled: httpcore2.AsyncNetworkStream | None = None
+        stream = dialled = None
         try:
-            with anyio.fail_after(timeout):
-                daemon = await self._found()
-                stream = await daemon.connect(timeout)
-                # One connection, not a pool: it ends as that to the machine.
-                connection = httpcore2.AsyncHTTP11Connection(_ORIGIN, stream)
-                response = await connection.handle_async_request(_dial(daemon, host, port))
-                if response.status == _DIALLED:
-                    extensions = cast("dict[str, Any]", response.extensions)  # pyright: ignore[reportUnknownMemberType]
-                    dialled = extensions["network_stream"]
-                    return extensions["network_stream"]
-                refusal = await _refusal(response, host)
-        except TimeoutError:
+            daemon = await self._found()
+            stream = await daemon.connect(_SECONDS if timeout is None else max(timeout, _CONNECT_SECONDS))
+            exchange = Exchange(stream, timeout)
+            status, headers = await exchange.begin("POST", f"{_PREFIX}dial", _dial(daemon, host, port))
+            if status == _DIALLED:
+                dialled = exchange.upgraded
+                return dialled
+            refusal = _refusal(status, headers, await exchange.body(_MOST_WORDS), host)
+        except httpcore2.TimeoutException:
             raise httpcore2.ConnectTimeout(f"{host} does not answer.") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, TransportError) as error:
             self._daemon = None  # it may be elsewhere by now
@@ -262,8 +266,8 @@ class Dialling(httpcore2.AsyncNetworkBackend):
         return await self._api.dial(host, port, timeout)
 
 
-def _dial(daemon: Daemon, host: str, port: int) -> httpcore2.Request:
-    headers: dict[bytes | str, bytes | str] = {
+def _dial(daemon: Daemon, host: str, port: int) -> Mapping[str, str]:
+    return {
         "Host": HOST,
         "Connection": "upgrade",
         "Upgrade": "ts-dial",
@@ -273,17 +277,14 @@ def _dial(daemon: Daemon, host: str, port: int) -> httpcore2.Request:
         "Content-Length": "0",
         **daemon.headers,
     }
-    return httpcore2.Request("POST", f"{_BASE}dial", headers=headers)
 
 
-async def _refusal(response: httpcore2.Response, host: str) -> httpcore2.ConnectError:
-    told = {name.lower(): value for name, value in response.headers}
-    if told.get(b"dial-self") == b"true":
+def _refusal(status: int, headers: Mapping[bytes, bytes], body: bytes, host: str) -> httpcore2.ConnectError:
+    if headers.get(b"dial-self") == b"true":
         return httpcore2.ConnectError(f"{host} is not on the tailnet.")
-    words = _words(await response.aread())
-    if "refused" in words or "reset" in words:
+    if b"refused" in body or b"reset" in body:
         return RefusedError(f"{host} accepts no connections there.")
-    return httpcore2.ConnectError(f"tailscaled cannot connect to {host}: HTTP status {response.status}.")
+    return httpcore2.ConnectError(f"tailscaled cannot connect to {host}: HTTP status {status}.")
 
 
 async def _check(response: httpx2.Response, path: str) -> None:

@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import anyio
+from pydantic import ValidationError
 
 from opencode_mcp import Endpoint, Publish, Rejection, TransportError, clean_line
-from opencode_mcp_tailscale.choosing import Candidate, choose
+from opencode_mcp_tailscale.choosing import Candidate, Choice, choose
 from opencode_mcp_tailscale.localapi import LocalApi
 from opencode_mcp_tailscale.logins import Logins
 from opencode_mcp_tailscale.peers import Listed, Peer
 from opencode_mcp_tailscale.reach import Reach
 from opencode_mcp_tailscale.rounds import Rounds
 from opencode_mcp_tailscale.settings import TailscaleSettings
-from opencode_mcp_tailscale.status import Status
+from opencode_mcp_tailscale.status import Machine, Status
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Lookout:
         self._listed: dict[str, Mapping[str, Listed]] = {}
         self._left_out: Sequence[Rejection] = ()
         self._problem = ""
+        self._was_online = True
         self._status_dirty = anyio.Event()
         self._changed = anyio.Event()
         self._settled = anyio.Event()
@@ -152,13 +154,16 @@ class Lookout:
         Raises:
             TransportError: This machine is on no tailnet at present.
         """
-        if status.problem:
+        self.reach.take(status)
+        if status.problem or status.own is None:
             raise TransportError(status.problem)
         if self._problem:
             logger.warning("Tailscale runs again.")
-        self._problem = ""
-        self.reach.take(status)
+        back = bool(self._problem) or (status.own.online and not self._was_online)
+        self._problem, self._was_online = "", status.own.online
         choice = choose(status, self._settings)
+        if self.reach.elsewhere:
+            choice = _without(choice, status.own)
         self._left_out = choice.left_out
         for gone in [known for known in self._peers if known not in choice.candidates]:
             self._peers.pop(gone).retire()
@@ -171,6 +176,8 @@ class Lookout:
                 peer.take(candidate)
                 self._peer_changed(peer)
         self._rounds.pause(False)
+        if back:  # for nobody's silence meanwhile was their own
+            self._rounds.hurry_all()
         self._changed.set()
 
     def _fail(self, problem: str) -> None:
@@ -193,7 +200,11 @@ class Lookout:
         known = peer.candidate.machine.id
         if self._peers.get(known) is not peer:
             return
-        listed = {one.endpoint.id: one for one in peer.listed()}
+        try:
+            listed = {one.endpoint.id: one for one in peer.listed()}
+        except ValidationError as error:  # of one machine; the others are to be listed all the same
+            logger.warning("What %s has cannot be listed: %s", clean_line(known), clean_line(str(error)))
+            return
         if listed:
             self._listed[known] = listed
         else:
@@ -220,3 +231,12 @@ class Lookout:
         self._rounds.take(asked, sum(peer.has_index for peer in self._peers.values()))
         if not self._settled.is_set() and all(peer.settled for peer in self._peers.values()):
             self._settled.set()
+
+
+def _without(choice: Choice, own: Machine) -> Choice:
+    """Leave out this machine, whose instances would be looked for on another loopback."""
+    reason = "tailscaled runs in another network namespace: what this machine itself has is not looked for."
+    return Choice(
+        candidates={known: one for known, one in choice.candidates.items() if known != own.id},
+        left_out=[Rejection(source=clean_line(own.name or own.id), reason=reason), *choice.left_out],
+    )

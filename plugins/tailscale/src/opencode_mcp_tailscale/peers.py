@@ -9,7 +9,7 @@ from opencode_mcp_tailscale.choosing import Candidate
 from opencode_mcp_tailscale.here import ask_here, ask_port_here
 from opencode_mcp_tailscale.index import PATH, Entry
 from opencode_mcp_tailscale.localapi import LocalApi
-from opencode_mcp_tailscale.reach import Reach, origin
+from opencode_mcp_tailscale.reach import Reach, host_header, origin
 from opencode_mcp_tailscale.rounds import Question, Rounds
 from opencode_mcp_tailscale.settings import TailscaleSettings
 
@@ -27,6 +27,19 @@ class Listed:
     endpoint: Endpoint
     candidate: Candidate
     port: int
+
+    @property
+    def host(self) -> str:
+        """What its machine is called, with the port; empty if it has no name, or is this one."""
+        return host_header(self.candidate, self.port).get("Host", "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Forgotten:
+    """An instance in the index that does not answer, and the question whether it does again."""
+
+    entry: Entry
+    question: Question
 
 
 class Peer:
@@ -61,7 +74,7 @@ class Peer:
         self._changed = changed
         self._index = Question(self._ask_index, self._told, index=True, likely=candidate.machine.busy)
         self._ports = {port: self._port(port) for port in settings.ports}
-        self._forgotten: dict[str, Question] = {}
+        self._forgotten: dict[str, _Forgotten] = {}
         if candidate.machine.online or candidate.own:
             rounds.add(self._index)
         else:
@@ -70,12 +83,13 @@ class Peer:
     @property
     def questions(self) -> Iterator[Question]:
         """All that it is asked."""
-        yield from (self._index, *self._ports.values(), *self._forgotten.values())
+        yield from (self._index, *self._ports.values())
+        yield from (forgotten.question for forgotten in self._forgotten.values())
 
     @property
     def settled(self) -> bool:
         """Whether it has been asked, if it can be."""
-        return all(question.asked for question in self.questions if not question.retired)
+        return all(question.settled for question in self.questions if not question.retired)
 
     @property
     def has_index(self) -> bool:
@@ -106,13 +120,22 @@ class Peer:
             elif question.retired:
                 question.retired = False
                 self._rounds.add(question)
-        told = {entry.id for entry in self._index.entries or ()}
-        for known, question in list(self._forgotten.items()):
-            if known not in told or question.entries:
-                question.retired = changed = True
-                del self._forgotten[known]
+        if changed or self._forgotten:
+            changed = self._recall() or changed
         if changed:
             self._changed(self)
+
+    def _recall(self) -> bool:
+        """List again what was forgotten and answers, or is elsewhere now; return whether there was any."""
+        told = {entry.id: (entry.path, entry.url) for entry in self._index.entries or ()}
+        recalled = [
+            known
+            for known, one in self._forgotten.items()
+            if one.question.entries or told.get(known) != (one.entry.path, one.entry.url)
+        ]
+        for known in recalled:
+            self._forgotten.pop(known).question.retired = True
+        return bool(recalled)
 
     def retire(self) -> None:
         """Ask it nothing for now."""
@@ -126,8 +149,11 @@ class Peer:
                 question.forget()
         for entry in self._index.entries or ():
             if listed.endpoint.id == self._id_of(entry) and entry.id not in self._forgotten:
-                question = self._forgotten[entry.id] = self._instance(entry)
-                self._rounds.add(question)
+                question = self._instance(entry)
+                self._forgotten[entry.id] = _Forgotten(entry=entry, question=question)
+                question.retired = self._index.retired
+                if not question.retired:
+                    self._rounds.add(question)
         self._changed(self)
 
     def listed(self) -> Iterator[Listed]:
@@ -153,6 +179,8 @@ class Peer:
 
     def _listed(self, known: str, entry: Entry, url: str, port: int) -> Listed:
         machine = self.candidate.machine
+        # On this machine others may listen as well.
+        vouched = entry.mine if self.candidate.own else self.candidate.vouched
         short = clean_line(machine.short_name, 100)
         name = entry.name or short
         if port != self._settings.index_port:
@@ -162,17 +190,17 @@ class Peer:
             labels["version"] = entry.version
         if entry.guarded is not None:
             labels["auth"] = "basic" if entry.guarded else "none"
-        if not self.candidate.vouched:  # it may call itself as another one is called
+        if not vouched:  # it may call itself as another one is called
             name = f"{clean_line(name, 100)}@{clean_line(machine.name or machine.id, 90)}"
-            labels["identity"] = f"shared by {clean_line(machine.owner, 100)}"
+            whose = "another user of this machine" if self.candidate.own else clean_line(machine.owner, 100)
+            labels["identity"] = f"of {whose}"
         endpoint = Endpoint(
             id=known,
             name=clean_line(name, 200),
             url=url,
             hostname=short,
             labels=labels,
-            # On this machine others may listen as well.
-            vouched=entry.mine if self.candidate.own else self.candidate.vouched,
+            vouched=vouched,
         )
         return Listed(endpoint=endpoint, candidate=self.candidate, port=port)
 
@@ -184,7 +212,8 @@ class Peer:
 
     def _ask_anew(self) -> None:
         ports = self._ports.values() if self._wants_ports else ()
-        for question in (self._index, *ports, *self._forgotten.values()):
+        forgotten = [one.question for one in self._forgotten.values()]
+        for question in (self._index, *ports, *forgotten):
             question.retired = False
             self._rounds.add(question)
 

@@ -1,7 +1,6 @@
 """How a machine of the tailnet is reached: over the network interface, or through tailscaled."""
 
-import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import httpcore2
 import httpx2
@@ -9,37 +8,46 @@ import httpx2
 from opencode_mcp import Route
 from opencode_mcp_tailscale.choosing import Candidate
 from opencode_mcp_tailscale.localapi import Dialling, LocalApi, RefusedError
-from opencode_mcp_tailscale.status import Address, Status
+from opencode_mcp_tailscale.own import Mine, is_here
+from opencode_mcp_tailscale.status import Status
 from opencode_mcp_tailscale.through import Once, Through, network_backend
 
 LOOPBACK = "127.0.0.1"
 _KEEP_SECONDS = 2.0
 
 
-class Reach:
-    """The way to the machines.
+class Reach(httpcore2.AsyncNetworkBackend):
+    """The way to the machines; as a network backend it opens connections to their addresses.
 
     Args:
         api: The tailscaled.
 
     Attributes:
         direct: Whether this machine has an interface on the tailnet, so that its routes lead there.
+        elsewhere: Whether tailscaled has an interface in another network namespace: its loopback is not ours.
     """
 
     def __init__(self, api: LocalApi) -> None:
         self._dialling = Dialling(api)
         self._interface = Interface()
         self._loopback = network_backend()
+        self._mine = Mine()
+        self._problem = ""
         self.direct = False
+        self.elsewhere = False
 
     def take(self, status: Status) -> None:
-        """Find out which way it is.
+        """Find out which way it is; none while Tailscale does not run.
 
-        A container, or another network namespace, may have tailscaled's socket and not its interface.
+        A container, or another network namespace, may have tailscaled's socket and not its interface. One of
+        its addresses may be somebody else's there, hardly both.
         """
         addresses = status.own.addresses if status.own else ()
-        self._interface.own = [str(one) for one in addresses if _is_here(one)]
-        self.direct = status.kernel and bool(self._interface.own)
+        here = [is_here(one) for one in addresses]
+        self._problem = status.problem
+        self._interface.own = [str(one) for one in addresses]
+        self.direct = status.kernel and all(here) and bool(here)
+        self.elsewhere = status.kernel and bool(here) and not any(here)
 
     async def connect(self, candidate: Candidate, port: int, timeout: float) -> httpcore2.AsyncNetworkStream:
         """Open a connection.
@@ -49,22 +57,46 @@ class Reach:
             httpcore2.ConnectError: It cannot be reached, for a reason that may lie here.
             httpcore2.ConnectTimeout: Nobody answers.
         """
+        backend = self._loopback if candidate.own else self
         try:
-            return await self._backend(candidate).connect_tcp(_host(candidate), port, timeout)
+            return await backend.connect_tcp(_host(candidate), port, timeout)
         except httpcore2.ConnectError as error:
             if _refused(error):
                 raise RefusedError("It accepts no connections there.") from None
             raise
 
-    def route(self, candidate: Candidate, url: str, port: int) -> Route:
-        """Return the route to an instance."""
-        transport = None if candidate.own else Through(self._backend(candidate), keep_seconds=_KEEP_SECONDS)
-        return Route(base_url=url, headers=host_header(candidate, port), transport=transport)
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Open a connection to an address of the tailnet, on the way that is right at present.
 
-    def _backend(self, candidate: Candidate) -> httpcore2.AsyncNetworkBackend:
-        if candidate.own:
-            return self._loopback
-        return self._interface if self.direct else self._dialling
+        Raises:
+            httpcore2.ConnectError: It is refused, or Tailscale does not run.
+            httpcore2.ConnectTimeout: Nobody answers.
+        """
+        if self._problem:  # an old tailscaled would connect by whatever way there is
+            raise httpcore2.ConnectError(self._problem)
+        backend = self._interface if self.direct else self._dialling
+        return await backend.connect_tcp(host, port, timeout)
+
+    def route(self, url: str, *, own: bool, vouched: bool, host: Callable[[], str]) -> Route:
+        """Return the route to an instance.
+
+        Args:
+            url: Where it is.
+            own: Whether it is on this machine.
+            vouched: Whether it may get the password, so that somebody else there must not.
+            host: Returns what its machine is called at present, with the port.
+        """
+        if not own:
+            return Route(base_url=url, transport=Through(self, keep_seconds=_KEEP_SECONDS, host=host))
+        mine = Through(self._mine, keep_seconds=_KEEP_SECONDS) if vouched else None
+        return Route(base_url=url, transport=mine)
 
 
 class Interface(httpcore2.AsyncNetworkBackend):
@@ -120,16 +152,6 @@ def host_header(candidate: Candidate, port: int) -> Mapping[str, str]:
 
 def _host(candidate: Candidate) -> str:
     return LOOPBACK if candidate.own else str(candidate.machine.addresses[0])
-
-
-def _is_here(address: Address) -> bool:
-    kind = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
-            probe.bind((str(address), 0))
-    except OSError:
-        return False
-    return True
 
 
 def _refused(error: BaseException | None) -> bool:

@@ -5,7 +5,8 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from operator import itemgetter
 
 import anyio
 
@@ -23,12 +24,13 @@ which nothing comes back do not keep the others waiting."""
 GONE_SECONDS = 6.0
 """How long nobody must have listened where an instance was, before that is believed: an announcer that ends
 is followed by another one of its machine within 5 s."""
-_DOUBTFUL = 5
-"""The first rank of doubtful questions."""
+_RETURN_SECONDS = 15.0
+"""How long an index that comes back may lack what it had: announcers come back one by one."""
 _CONFIRM_SECONDS = 2.0
+_LEAST_SECONDS = 0.05
 _INDEX_SECONDS = 5.0
-_INDEXES_EACH_SECOND = 5.0
-_QUESTIONS_EACH_SECOND = 10.0
+_INDEXES_EACH_SECOND = 10.0
+_QUESTIONS_EACH_SECOND = 15.0
 _SPREAD, _FIRST_SPREAD = (0.9, 1.1), (0.1, 1.0)
 _TOGETHER_SECONDS = 5.0
 _LOST_SECONDS = (2.0, 5.0, 15.0, 30.0)
@@ -62,7 +64,7 @@ class Question:
         likely: bool = False,
     ) -> None:
         self._ask = ask
-        self.told = told
+        self._told = told
         self.is_index = index
         self._likely = likely
         self.entries: Sequence[Entry] | None = None
@@ -72,10 +74,19 @@ class Question:
         self.ticket = -1
         self.running = False
         self.rested = False
+        self._new = True
         self._again = False
         self._attempt = 0
         self._failures = 0
+        self._away = False
         self._gone_since: float | None = None
+        self._kept: Mapping[str, tuple[Entry, float]] = {}
+        self._logged: set[type[Exception]] = set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was asked, and is not to be asked again at once with more patience."""
+        return self.asked and (not self._attempt or self._failures > 0)
 
     @property
     def is_doubtful(self) -> bool:
@@ -84,56 +95,92 @@ class Question:
 
     @property
     def rank(self) -> int:
-        """Who comes first of those that are due."""
-        if self.is_doubtful:
-            return _DOUBTFUL + (0 if self.entries is not None else 3 if self._failures else self._attempt)
+        """Who comes first of those that are due.
+
+        An index that was only missed has to come back before thousands of ports are asked.
+        """
         if self.entries is not None:
-            return 0
-        if self.asked:
-            return 4
-        return (1 if self._likely else 2) if self.is_index else 3
+            return 3 if self.is_doubtful else 0
+        if self._failures:
+            return 10
+        if self._attempt:
+            return (3 if self.is_index else 7) + self._attempt
+        if self._new:
+            return (1 if self._likely else 2) if self.is_index else 6
+        return 7
 
     async def visit(self) -> bool:
         """Ask once, and return whether what is known has changed by the answer."""
         before = (self.asked, self.entries, self.problem)
-        answer = await self._ask(PATIENCE[-1 if self.entries is not None else self._attempt])
+        try:
+            answer = await self._ask(PATIENCE[-1 if self.entries is not None else self._attempt])
+        except Exception as error:  # whatever a stranger can bring about, the others are to be asked
+            self._log(error)
+            answer = Answer(outcome=Outcome.SILENCE, problem="It could not be asked: see what was logged.")
         self._take(answer)
         return before != (self.asked, self.entries, self.problem)
 
+    def tell(self, changed: bool) -> None:
+        """Say that there was an answer, and whether what is known has changed by it."""
+        try:
+            self._told(changed)
+        except Exception as error:  # as above
+            self._log(error)
+
+    def _log(self, error: Exception) -> None:
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            logger.error("A machine could not be asked, or what it has not be listed.", exc_info=error)
+
     def _take(self, answer: Answer) -> None:
-        self.asked = True
+        self.asked, self._new = True, False
+        self.problem = answer.problem
+        if answer.outcome is Outcome.FOUND:
+            self._found(answer.entries)
+            return
+        self._away = True
         if answer.outcome is Outcome.SILENCE:
-            if self.entries is not None:
-                self._failures += 1  # it may be away for a while
-            elif self._attempt + 1 < len(PATIENCE):
+            if self.entries is None and self._attempt + 1 < len(PATIENCE):
                 self._attempt += 1
             else:
-                self._failures += 1
-            self.problem = answer.problem
+                self._failures += 1  # it may be away for a while
             self._gone_since = None
             return
         self._failures = self._attempt = 0
-        self.problem = answer.problem
-        if answer.outcome is Outcome.FOUND:
-            self.entries = answer.entries
-            self._gone_since = None
-        elif self.entries is not None:
+        if self.entries is not None:
             now = anyio.current_time()
             self._gone_since = self._gone_since or now
             if now - self._gone_since >= GONE_SECONDS:
-                self.entries = self._gone_since = None
+                self.forget()
+
+    def _found(self, entries: Sequence[Entry]) -> None:
+        now = anyio.current_time()
+        kept = dict(self._kept)
+        if self.is_index and self._away:
+            for entry in self.entries or ():
+                kept.setdefault(entry.id, (entry, now + _RETURN_SECONDS))
+        told = {entry.id for entry in entries}
+        self._kept = {known: one for known, one in kept.items() if known not in told and now < one[1]}
+        self.entries = [*entries, *(entry for entry, _ in self._kept.values())]
+        self._failures = self._attempt = 0
+        self._away, self._gone_since = False, None
 
     def rest(self, pace: "Pace") -> float:
         """Return for how many seconds it is not to be asked."""
         if self._again:
+            self.hurry()  # also if nobody answered: that was before
             self._again = False
             return 0.0
         if self.entries is not None:
             if self._failures:
                 return _LOST_SECONDS[min(self._failures, len(_LOST_SECONDS)) - 1]
+            usual = pace.index if self.is_index else pace.regular
+            ends = [until for _, until in self._kept.values()]
             if self._gone_since is not None:
-                return _CONFIRM_SECONDS
-            return pace.index if self.is_index else pace.regular
+                usual = _CONFIRM_SECONDS
+                ends.append(self._gone_since + GONE_SECONDS)
+            left = min(ends, default=math.inf) - anyio.current_time()
+            return min(usual, max(left, _LEAST_SECONDS))
         if self._failures:
             seconds = max(_SILENT_SECONDS, pace.regular) * 2.0 ** min(self._failures - 1, 16)
             return min(seconds, max(_MOST_SILENT_SECONDS, pace.regular))
@@ -142,10 +189,12 @@ class Question:
     def forget(self) -> None:
         """Take note that whatever it has is gone, until it answers again."""
         self.entries = self._gone_since = None
+        self._kept = {}
 
     def hurry(self) -> None:
         """Take note that all is different now, so that it is worth asking."""
         self._attempt = self._failures = 0
+        self._new = True
         self._again = self.running
 
 
@@ -172,6 +221,10 @@ class Pace:
         return max(min(_INDEX_SECONDS, self._rescan), self.indexes / _INDEXES_EACH_SECOND)
 
 
+_Due = tuple[int, int, Question]
+"""Its rank, its ticket, and a question."""
+
+
 class Rounds:
     """Asks the questions, each when it is due.
 
@@ -181,12 +234,14 @@ class Rounds:
 
     def __init__(self, rescan_seconds: float) -> None:
         self._pace = Pace(rescan_seconds)
-        self._ready: list[tuple[int, int, Question]] = []
+        self._ready: list[_Due] = []
+        self._doubtful: list[_Due] = []
         self._resting: list[tuple[float, int, Question]] = []
+        self._running: set[Question] = set()
+        self._running_doubtful = 0
         self._tickets = itertools.count()
         self._woken = anyio.Event()
         self._free = anyio.Semaphore(AT_ONCE)
-        self._doubtful = 0
         self.paused = False
 
     def pause(self, paused: bool) -> None:
@@ -202,9 +257,21 @@ class Rounds:
         """Ask a question now, or anew now."""
         question.hurry()
         if not question.running:
-            question.ticket = next(self._tickets)
-            heapq.heappush(self._ready, (question.rank, question.ticket, question))
+            self._put(question, next(self._tickets))
             self._woken.set()
+
+    def hurry_all(self) -> None:
+        """Ask all questions anew now: this machine was cut off, so that nobody's silence says anything."""
+        due = [*self._ready, *self._doubtful, *self._resting]
+        self._ready, self._doubtful, self._resting = [], [], []
+        for _, ticket, question in sorted(due, key=itemgetter(1)):
+            if question.ticket == ticket and not question.retired:
+                question.hurry()
+                question.rested = False
+                self._put(question, ticket)
+        for question in self._running:
+            question.hurry()
+        self._woken.set()
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -213,8 +280,14 @@ class Rounds:
                 await self._free.acquire()
                 question = await self._next()
                 question.running = True
-                self._doubtful += question.is_doubtful
+                self._running.add(question)
+                self._running_doubtful += question.is_doubtful
                 group.start_soon(self._visit, question, question.is_doubtful)
+
+    def _put(self, question: Question, ticket: int) -> None:
+        question.ticket = ticket
+        heap = self._doubtful if question.is_doubtful else self._ready
+        heapq.heappush(heap, (question.rank, ticket, question))
 
     async def _next(self) -> Question:
         while True:
@@ -222,38 +295,42 @@ class Rounds:
             while self._resting and self._resting[0][0] <= now:
                 _, ticket, question = heapq.heappop(self._resting)
                 if question.ticket == ticket and not question.retired:
-                    heapq.heappush(self._ready, (question.rank, ticket, question))
-            while self._ready and not self.paused:
-                rank, ticket, question = self._ready[0]
-                wanted = question.ticket == ticket and not question.retired
-                if wanted and rank >= _DOUBTFUL and self._doubtful >= _MOST_DOUBTFUL:
-                    break
-                heapq.heappop(self._ready)
-                if wanted:
+                    self._put(question, ticket)
+            while (heap := self._first()) and not self.paused:
+                _, ticket, question = heapq.heappop(heap)
+                if question.ticket == ticket and not question.retired:
                     return question
             until = self._resting[0][0] if self._resting else float("inf")
             self._woken = anyio.Event()
             with anyio.CancelScope(deadline=until):
                 await self._woken.wait()
 
+    def _first(self) -> "list[_Due]":
+        """Return what has the first of those that are due, as far as there is room for it."""
+        if not self._doubtful or self._running_doubtful >= _MOST_DOUBTFUL:
+            return self._ready
+        if not self._ready:
+            return self._doubtful
+        return min(self._ready, self._doubtful, key=itemgetter(0))
+
     async def _visit(self, question: Question, doubtful: bool) -> None:
-        changed = False
         try:
             changed = await question.visit()
-        except Exception:  # whatever a stranger can bring about, the others are to be asked all the same
-            logger.exception("A machine could not be asked.")
         finally:
             question.running = False
-            self._doubtful -= doubtful
+            self._running.discard(question)
+            self._running_doubtful -= doubtful
             self._free.release()
-        seconds = question.rest(self._pace)
+        self._rest(question, question.rest(self._pace))
+        question.tell(changed)
+
+    def _rest(self, question: Question, seconds: float) -> None:
         # All are asked at the start, and never all at once again.
         spread = random.uniform(*(_SPREAD if question.rested else _FIRST_SPREAD))  # noqa: S311
         question.rested = question.rested or seconds > 0
         question.ticket = next(self._tickets)
         until = anyio.current_time() + seconds * spread
         if seconds >= _TOGETHER_SECONDS:
-            until = math.ceil(until)  # a process that wakes once for many takes half of the time for each
+            until = round(until)  # a process that wakes once for many takes half of the time for each
         heapq.heappush(self._resting, (until, question.ticket, question))
         self._woken.set()
-        question.told(changed)

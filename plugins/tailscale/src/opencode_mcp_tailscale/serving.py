@@ -28,7 +28,8 @@ class Member:
     Attributes:
         session: The id of its session.
         entry: The instance; its `url` says where tailscaled finds it.
-        allowed: Who may be told of it, login names in small letters and tags; nobody in it means everybody.
+        allowed: Who may be told of it: login names in small letters, tags, capabilities; nobody in it means
+            everybody.
     """
 
     session: str
@@ -37,13 +38,18 @@ class Member:
 
 
 def members(config: Mapping[str, Any], port: int) -> Sequence[Member]:
-    """Return what the announcers of this machine announce at an index port."""
-    found: dict[str, Member] = {}
+    """Return what the announcers of this machine announce at an index port.
+
+    First what the index has already: where two have the same id, or there is no room for all, it stays.
+    """
+    served = _index_handlers(_part(config, holder(config, port)), port)
+    found: list[Member] = []
     for session, part in sorted(mapping(config.get("Foreground")).items()):
         handlers = _handlers(part, f"{_MARK}:{port}")
         told = mapping(parsed(text(mapping(handlers.get("/")).get("Text"))))
         entry = read_entry(told)
-        if entry is None or entry.id in found:
+        # A handler belongs to an id: nobody has that of another one.
+        if entry is None or entry.path != f"/i/{entry.id}/":
             continue
         url = text(mapping(handlers.get(entry.path)).get("Proxy"))
         allowed = texts(told.get("allow"))
@@ -52,8 +58,12 @@ def members(config: Mapping[str, Any], port: int) -> Sequence[Member]:
         if not _is_url(url) or not understood:
             continue
         entry = dataclasses.replace(entry, url=url)
-        found[entry.id] = Member(session=session, entry=entry, allowed=allowed)
-    return list(found.values())
+        found.append(Member(session=session, entry=entry, allowed=allowed))
+    found.sort(key=lambda one: _target(served, one.entry.path) != one.entry.url)
+    unique: dict[str, Member] = {}
+    for one in found:
+        unique.setdefault(one.entry.id, one)
+    return list(unique.values())
 
 
 def holder(config: Mapping[str, Any], port: int) -> str:
@@ -65,9 +75,27 @@ def holder(config: Mapping[str, Any], port: int) -> str:
 
 
 def serves(config: Mapping[str, Any], port: int, session: str, entry: Entry) -> bool:
-    """Whether a session serves an instance at an index port."""
-    handlers = _index_handlers(mapping(config.get("Foreground")).get(session), port)
-    return mapping(handlers.get(entry.path)).get("Proxy") == entry.url
+    """Whether a session serves an instance at an index port, and names it if the index is for everybody."""
+    handlers = _index_handlers(_part(config, session), port)
+    named = _target(handlers, PATH) or entry.id in _ids(text(mapping(handlers.get(PATH)).get("Text")))
+    return bool(named) and _target(handlers, entry.path) == entry.url
+
+
+def has_room(config: Mapping[str, Any], port: int, entry: Entry) -> bool:
+    """Whether an instance that is announced fits into the index, beside those that it has already."""
+    return any(one.entry.id == entry.id for one in _fitting(members(config, port)))
+
+
+def is_current(config: Mapping[str, Any], port: int, session: str) -> bool:
+    """Whether a session serves those that are announced now, and no others."""
+    handlers = _index_handlers(_part(config, session), port)
+    present = {one.entry.path: one.entry.url for one in _fitting(members(config, port))}
+    return present == {path: _target(handlers, path) for path in handlers if path != PATH}
+
+
+def asked_at(config: Mapping[str, Any], port: int, session: str) -> str:
+    """Return the URL at which a session is asked who may know of what; empty if everybody may."""
+    return _target(_index_handlers(_part(config, session), port), PATH)
 
 
 def obstacle(config: Mapping[str, Any], port: int) -> str:
@@ -99,13 +127,14 @@ def part_of_holder(
 
     Args:
         member: What it announces itself.
-        everybody: What all announcers of the machine announce.
+        everybody: What all announcers of the machine announce; the last are left out if there is no room.
         port: The index port.
         name: The machine's name on the tailnet.
         index: The URL at which this process tells who may know of what; empty if everybody may.
     """
-    handlers: dict[str, Any] = {one.entry.path: {"Proxy": one.entry.url} for one in everybody}
-    handlers[PATH] = {"Proxy": index} if index else {"Text": write_index(one.entry for one in everybody)}
+    fitting = _fitting(everybody)
+    handlers: dict[str, Any] = {one.entry.path: {"Proxy": one.entry.url} for one in fitting}
+    handlers[PATH] = {"Proxy": index} if index else {"Text": write_index(one.entry for one in fitting)}
     part = part_of(member, port)
     part["TCP"] = {str(port): {"HTTP": True}}
     part["Web"][f"{name}:{port}"] = {"Handlers": handlers}
@@ -121,6 +150,39 @@ def changed(config: Mapping[str, Any], session: str, part: Mapping[str, Any] | N
     else:
         foreground[session] = part
     return new
+
+
+def without(config: Mapping[str, Any], member: Member, port: int) -> dict[str, Any]:
+    """Return the config after an announcer that does not serve the index has left, from the index as well."""
+    new = changed(config, member.session, None)
+    if any(one.entry.id == member.entry.id for one in members(new, port)):
+        return new
+    handlers = _index_handlers(_part(new, holder(new, port)), port)
+    handlers.pop(member.entry.path, None)
+    told = mapping(parsed(text(mapping(handlers.get(PATH)).get("Text"))))
+    if told:
+        left = [one for one in items(told.get("instances")) if mapping(one).get("id") != member.entry.id]
+        handlers[PATH] = {"Text": json.dumps({**told, "instances": left})}
+    return new
+
+
+def _fitting(everybody: Sequence[Member]) -> Sequence[Member]:
+    """Return those for whom an index has room, the first before the others."""
+    ids = _ids(write_index(one.entry for one in everybody))
+    return [one for one in everybody if one.entry.id in ids]
+
+
+def _ids(index: str) -> set[str]:
+    """Return the ids that an index names."""
+    return {text(mapping(one).get("id")) for one in items(mapping(parsed(index)).get("instances"))}
+
+
+def _part(config: Mapping[str, Any], session: str) -> dict[str, Any]:
+    return mapping(mapping(config.get("Foreground")).get(session))
+
+
+def _target(handlers: Mapping[str, Any], path: str) -> str:
+    return text(mapping(handlers.get(path)).get("Proxy"))
 
 
 def _index_handlers(part: object, port: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pydantic import field_validator
 
 from opencode_mcp import Settings, variable
+from opencode_mcp_tailscale.status import login_key
 
 INDEX_PORT = 14_096
 _HIGHEST_PORT = 65_535
@@ -75,9 +76,10 @@ class TailscaleSettings(Settings):
     allow_users: tuple[str, ...] = variable(
         "TAILSCALE_ALLOW_USERS",
         (),
-        takes="login names and tags, with commas between",
+        takes="login names, tags, and capabilities such as `example.com/cap/opencode`, with commas between",
         about="Who is told at the index port of what this machine announces; everybody else gets 403 there. "
-        "Default: whoever the tailnet's access rules let through.",
+        "A capability counts if the tailnet's grants give it to the caller towards this machine. Unset or "
+        "empty: everybody whom the tailnet's access rules let through.",
     )
     forget_after_ms: int = variable(
         "TAILSCALE_FORGET_AFTER_MS",
@@ -137,13 +139,13 @@ class TailscaleSettings(Settings):
     def _are_callers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for one in value:
             if not one.isprintable() or (one.startswith("tag:") and not _TAG.fullmatch(one)):
-                raise ValueError("neither a login name nor a tag")
+                raise ValueError("neither a login name nor a tag nor a capability")
         return value
 
     @cached_property
     def logins(self) -> frozenset[str]:
         """Whose machines count, in small letters."""
-        return frozenset(map(str.lower, self.users))
+        return frozenset(map(login_key, self.users))
 
     @cached_property
     def tags_set(self) -> frozenset[str]:

@@ -16,6 +16,8 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
 _NODE_ID = re.compile(r"[!-~]{1,128}")
 _MULLVAD = ".mullvad.ts.net"
 _RUNNING = "Running"
+_NETWORKS = (ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd7a:115c:a1e0::/48"))
+"""Where all addresses of tailnets are, those of headscale too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +60,7 @@ class Machine:
     @property
     def owner(self) -> str:
         """Whose it is, in words for a person."""
-        return self.user or ", ".join(self.tags) or f"user {self.user_id}"
+        return clean_line(self.user or ", ".join(self.tags), 200) or f"user {self.user_id}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,18 +138,33 @@ class Who:
     Attributes:
         user: The login name; empty if the machine is tagged.
         tags: The machine's tags.
+        node_id: The machine's stable node id.
+        capabilities: What the tailnet's grants let it do towards this machine.
     """
 
     user: str
     tags: tuple[str, ...]
+    node_id: str = ""
+    capabilities: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, body: bytes) -> Self:
         """Read the answer of tailscaled; what is not understood is nobody."""
         told = mapping(parsed(body))
-        tags = texts(mapping(told.get("Node")).get("Tags"))
+        node = mapping(told.get("Node"))
+        tags = texts(node.get("Tags"))
         login = text(mapping(told.get("UserProfile")).get("LoginName"))
-        return cls(user="" if tags else login, tags=tags)
+        return cls(
+            user="" if tags else login,
+            tags=tags,
+            node_id=text(node.get("StableID")),
+            capabilities=frozenset(mapping(told.get("CapMap"))),
+        )
+
+
+def login_key(login: str) -> str:
+    """Return what is equal of login names that mean the same: ASCII letters may differ in their case."""
+    return "".join(one.lower() if one.isascii() else one for one in login)
 
 
 def _machine(found: object, users: Mapping[int, str], suffix: str) -> Machine | None:
@@ -189,14 +206,8 @@ def _address(told: str) -> Address | None:
         address = ipaddress.ip_address(told)
     except ValueError:
         return None
-    refused = (
-        address.is_loopback
-        or address.is_unspecified
-        or address.is_multicast
-        or address.is_link_local
-        or "%" in told  # a zone, which can be any text
-    )
-    return None if refused else address
+    # A zone can be any text.
+    return address if "%" not in told and any(address in network for network in _NETWORKS) else None
 
 
 def _suffix(document: Mapping[str, Any]) -> str:
@@ -206,4 +217,4 @@ def _suffix(document: Mapping[str, Any]) -> str:
 
 def _users(found: object) -> Mapping[int, str]:
     profiles = map(mapping, mapping(found).values())
-    return {number(one.get("ID")): clean_line(text(one.get("LoginName")), 200) for one in profiles}
+    return {number(one.get("ID")): text(one.get("LoginName")) for one in profiles}

@@ -133,10 +133,21 @@ class Tailscale(Transport):
 
     @asynccontextmanager
     async def _connected(self, endpoint: Endpoint) -> AsyncGenerator[Route]:
-        listed = self._lookout.listed(endpoint) if self._lookout else None
-        if self._lookout is None or listed is None:
+        lookout = self._lookout
+        listed = lookout.listed(endpoint) if lookout else None
+        if lookout is None or listed is None:
             raise TransportError(f"{endpoint.name} is not on the tailnet any more.")
-        yield self._lookout.reach.route(listed.candidate, listed.endpoint.url, listed.port)
+        present = listed
+
+        def host() -> str:
+            """Say what the machine is called by now: it may be renamed while the route is open."""
+            nonlocal present
+            present = lookout.listed(endpoint) or present
+            return present.host
+
+        yield lookout.reach.route(
+            listed.endpoint.url, own=listed.candidate.own, vouched=listed.endpoint.vouched, host=host
+        )
 
     def _new(self) -> "Lookout":
         from opencode_mcp_tailscale.lookout import Lookout  # not for announcing

@@ -1,0 +1,75 @@
+"""This machine: which addresses it has, and which of its ports are this user's."""
+
+import socket
+from collections.abc import Iterable
+
+import anyio
+import anyio.to_thread
+import httpcore2
+
+from opencode_mcp import announced_here, listening_user
+from opencode_mcp_tailscale.status import Address
+from opencode_mcp_tailscale.through import network_backend
+
+try:
+    from os import geteuid
+except ImportError:  # Windows, where tailscaled is not found either
+
+    def geteuid() -> int:
+        """Nobody."""
+        return -1
+
+
+class Mine(httpcore2.AsyncNetworkBackend):
+    """Opens connections to a port of this machine for as long as it is this user's.
+
+    Who had it when it was listed may have left it, and another user taken it: so it is looked at each time,
+    before anything is sent.
+    """
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Open a connection; see `AsyncNetworkBackend`.
+
+        Raises:
+            httpcore2.ConnectError: It is refused, or another user listens there.
+            httpcore2.ConnectTimeout: Nobody answers.
+        """
+        stream = await network_backend().connect_tcp(host, port, timeout, local_address, socket_options)
+        mine = False
+        try:
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            mine = await anyio.to_thread.run_sync(is_mine, url)
+        finally:
+            if not mine:
+                with anyio.move_on_after(1, shield=True):
+                    await stream.aclose()
+        if not mine:
+            raise httpcore2.ConnectError("Another user of this machine listens there.")
+        return stream
+
+
+def is_mine(url: str) -> bool:
+    """Whether it is this user who listens at a URL of this machine. It blocks.
+
+    Where the kernel does not tell, what this user announces itself counts.
+    """
+    user = listening_user(url)
+    return url in announced_here().values() if user is None else user == geteuid()
+
+
+def is_here(address: Address) -> bool:
+    """Whether this machine, or rather its network namespace, has an address."""
+    kind = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
