@@ -213,7 +213,7 @@ async def test_an_index_that_was_silent_until_this_machine_was_back_may_lack_wha
     assert one.question.entries == [OTHER_ENTRY, ENTRY]
 
 
-async def test_with_50_indexes_one_that_is_refused_is_gone_within_13_seconds(clock: Clock) -> None:
+async def test_with_50_indexes_one_that_is_refused_is_gone_within_14_seconds(clock: Clock) -> None:
     pace = Pace(30.0)
     pace.questions, pace.indexes = 4000, 50
     one = Asked(NOBODY, index=True)
@@ -229,7 +229,7 @@ async def test_with_50_indexes_one_that_is_refused_is_gone_within_13_seconds(clo
         clock.now += rest
         taken += rest
     assert one.question.entries is None
-    assert taken < 13
+    assert taken < 14
 
 
 @pytest.mark.parametrize("answer", [NOBODY, FOUND, OTHER])
@@ -295,7 +295,7 @@ def test_with_thousands_of_machines_questions_are_rarer() -> None:
     pace.questions, pace.indexes = 4000, 100
     assert pace.regular == 4000 / module._QUESTIONS_EACH_SECOND > 30
     assert pace.index == 100 / module._INDEXES_EACH_SECOND > 5
-    pace.indexes = 50
+    pace.indexes = 30
     assert pace.index == 5
     assert Pace(1.0).index == 1
 
