@@ -45,6 +45,12 @@ def test_stderr_is_only_for_who_draws_nothing_there(
     assert capsys.readouterr().err == said
 
 
+def test_requests_that_a_transport_makes_again_and_again_are_not_in_it(tmp_path: Path) -> None:
+    start_logging(tmp_path / "log", level="INFO", on_stderr=False)
+    logging.getLogger("httpx2").info("HTTP Request: GET http://local-tailscaled.sock/")
+    assert (tmp_path / "log").read_text() == ""
+
+
 def test_warnings_go_into_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -38,5 +38,6 @@ def start_logging(
         terminal.setFormatter(SafeFormatter("opencode-connected: %(message)s"))
         handlers.append(terminal)
     logging.basicConfig(level="DEBUG" if level == "DEBUG" else "INFO", handlers=handlers, force=True)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request, and transports make many
     logging.raiseExceptions = False  # a full disk must not print into what OpenCode draws
     logging.captureWarnings(capture=True)
