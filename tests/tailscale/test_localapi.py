@@ -32,8 +32,13 @@ LIMIT = 1_000_000
 @pytest.fixture(autouse=True)
 def bounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     parts.bare(monkeypatch, tmp_path / "state")
-    monkeypatch.setattr("opencode_mcp_tailscale.localapi._SECONDS", 0.15)
     monkeypatch.setattr("opencode_mcp_tailscale.localapi._MOST_BYTES", LIMIT)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an answer that does not come be given up soon."""
+    monkeypatch.setattr("opencode_mcp_tailscale.localapi._SECONDS", 0.15)
 
 
 @pytest.fixture
@@ -212,6 +217,7 @@ ENDPOINTS: dict[str, Asked] = {
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.usefixtures("soon")
 async def test_an_answer_that_never_comes_is_given_up(
     fake: FakeTailscaled, api: LocalApi, endpoint: str
 ) -> None:
@@ -304,6 +310,7 @@ async def test_a_bus_that_is_cut_ends(fake: FakeTailscaled, api: LocalApi) -> No
         await follow()
 
 
+@pytest.mark.usefixtures("soon")
 async def test_a_bus_stays_open_longer_than_an_answer_may_take(fake: FakeTailscaled, api: LocalApi) -> None:
     changed = anyio.Event()
     async with api.watch() as bus, anyio.create_task_group() as group:
