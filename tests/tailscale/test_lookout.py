@@ -171,6 +171,20 @@ async def test_one_look_returns_what_is_there(fake: FakeTailscaled) -> None:
         assert [one.id for one in await Tailscale(chosen, api).discover()] == ["nbox/k3"]
 
 
+async def test_one_look_is_over_once_those_who_drop_what_is_sent_were_asked(
+    fake: FakeTailscaled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opencode_mcp_tailscale.rounds.PATIENCE", (0.05, 0.05, 0.05))
+    box(fake, "k3")
+    dropper = fake.add_peer("drop", id="ndrop")
+    for port in (INDEX, parts.NOWHERE):
+        fake.reach[dropper.ips[0], port] = "hang"
+    async with LocalApi(parts.settings(fake)) as api:
+        with anyio.fail_after(4):  # and not after 8 s, when a look is given up
+            found = await Tailscale(parts.settings(fake), api).discover()
+    assert [one.id for one in found] == ["nbox/k3"]
+
+
 async def test_an_instance_is_reached_through_tailscaled(
     fake: FakeTailscaled, opencode: FakeOpenCode
 ) -> None:

@@ -111,14 +111,19 @@ class Question:
 
     async def visit(self) -> bool:
         """Ask once, and return whether what is known has changed by the answer."""
-        before = (self.asked, self.entries, self.problem)
+        before = self._standing
         try:
             answer = await self._ask(PATIENCE[-1 if self.entries is not None else self._attempt])
         except Exception as error:  # whatever a stranger can bring about, the others are to be asked
             self._log(error)
             answer = Answer(outcome=Outcome.SILENCE, problem="It could not be asked: see what was logged.")
         self._take(answer)
-        return before != (self.asked, self.entries, self.problem)
+        return before != self._standing
+
+    @property
+    def _standing(self) -> object:
+        """All that others go by."""
+        return (self.asked, self.settled, self.entries, self.problem)
 
     def tell(self, changed: bool) -> None:
         """Say that there was an answer, and whether what is known has changed by it."""
