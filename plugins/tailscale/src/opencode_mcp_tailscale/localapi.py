@@ -5,7 +5,7 @@ is not understood is left out rather than failed at.
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from opencode_mcp_tailscale.exchange import Exchange
 from opencode_mcp_tailscale.loose import mapping, parsed, text
 from opencode_mcp_tailscale.settings import TailscaleSettings
 from opencode_mcp_tailscale.status import Status, Who
-from opencode_mcp_tailscale.through import Through
+from opencode_mcp_tailscale.through import Backend, Through
 
 HOST = "local-tailscaled.sock"
 _PREFIX = "/localapi/v0/"
@@ -54,7 +54,7 @@ class RefusedError(httpcore2.ConnectError):
     """A machine answers, and accepts no connections at a port."""
 
 
-class LocalApi(httpcore2.AsyncNetworkBackend):
+class LocalApi(Backend):
     """A client of tailscaled; as a network backend it opens its connections.
 
     Every request opens one of its own, so that a tailscaled that was started anew makes no difference.
@@ -190,15 +190,8 @@ class LocalApi(httpcore2.AsyncNetworkBackend):
                     await stream.aclose()
         raise refusal
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Open a connection to tailscaled, whatever the host; see `AsyncNetworkBackend`.
+    async def open(self, host: str, port: int, timeout: float | None) -> httpcore2.AsyncNetworkStream:
+        """Open a connection to tailscaled, whatever the host; see `Backend`.
 
         Raises:
             TransportError: It is nowhere.
@@ -242,7 +235,7 @@ class LocalApi(httpcore2.AsyncNetworkBackend):
                     await response.aclose()
 
 
-class Dialling(httpcore2.AsyncNetworkBackend):
+class Dialling(Backend):
     """Opens connections to machines of the tailnet through tailscaled.
 
     It needs neither routes nor names: for tailscaleds in user space, in containers, in other namespaces.
@@ -254,14 +247,7 @@ class Dialling(httpcore2.AsyncNetworkBackend):
     def __init__(self, api: LocalApi) -> None:
         self._api = api
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
+    async def open(self, host: str, port: int, timeout: float | None) -> httpcore2.AsyncNetworkStream:
         """Open a connection; see `LocalApi.dial` for the errors."""
         return await self._api.dial(host, port, timeout)
 

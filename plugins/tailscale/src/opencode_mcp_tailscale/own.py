@@ -1,7 +1,6 @@
 """This machine: which addresses it has, and which of its ports are this user's."""
 
 import socket
-from collections.abc import Iterable
 
 import anyio
 import anyio.to_thread
@@ -9,7 +8,7 @@ import httpcore2
 
 from opencode_mcp import announced_here, listening_user
 from opencode_mcp_tailscale.status import Address
-from opencode_mcp_tailscale.through import network_backend
+from opencode_mcp_tailscale.through import Backend, network_backend
 
 try:
     from os import geteuid
@@ -20,28 +19,21 @@ except ImportError:  # Windows, where tailscaled is not found either
         return -1
 
 
-class Mine(httpcore2.AsyncNetworkBackend):
+class Mine(Backend):
     """Opens connections to a port of this machine for as long as it is this user's.
 
     Who had it when it was listed may have left it, and another user taken it: so it is looked at each time,
     before anything is sent.
     """
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Open a connection; see `AsyncNetworkBackend`.
+    async def open(self, host: str, port: int, timeout: float | None) -> httpcore2.AsyncNetworkStream:
+        """Open a connection; see `Backend`.
 
         Raises:
             httpcore2.ConnectError: It is refused, or another user listens there.
             httpcore2.ConnectTimeout: Nobody answers.
         """
-        stream = await network_backend().connect_tcp(host, port, timeout, local_address, socket_options)
+        stream = await network_backend().connect_tcp(host, port, timeout)
         mine = False
         try:
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,6 +1,6 @@
 """How a machine of the tailnet is reached: over the network interface, or through tailscaled."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import httpcore2
 import httpx2
@@ -10,13 +10,13 @@ from opencode_mcp_tailscale.choosing import Candidate
 from opencode_mcp_tailscale.localapi import Dialling, LocalApi, RefusedError
 from opencode_mcp_tailscale.own import Mine, is_here
 from opencode_mcp_tailscale.status import Status
-from opencode_mcp_tailscale.through import Once, Through, network_backend
+from opencode_mcp_tailscale.through import Backend, Once, Through, network_backend
 
 LOOPBACK = "127.0.0.1"
 _KEEP_SECONDS = 2.0
 
 
-class Reach(httpcore2.AsyncNetworkBackend):
+class Reach(Backend):
     """The way to the machines; as a network backend it opens connections to their addresses.
 
     Args:
@@ -65,14 +65,7 @@ class Reach(httpcore2.AsyncNetworkBackend):
                 raise RefusedError("It accepts no connections there.") from None
             raise
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
+    async def open(self, host: str, port: int, timeout: float | None) -> httpcore2.AsyncNetworkStream:
         """Open a connection to an address of the tailnet, on the way that is right at present.
 
         Raises:
@@ -99,7 +92,7 @@ class Reach(httpcore2.AsyncNetworkBackend):
         return Route(base_url=url, transport=mine)
 
 
-class Interface(httpcore2.AsyncNetworkBackend):
+class Interface(Backend):
     """Opens connections over the network interface that this machine has on the tailnet, and over no other.
 
     The addresses of a tailnet are also those that internet providers use behind translation of their own:
@@ -113,15 +106,8 @@ class Interface(httpcore2.AsyncNetworkBackend):
         self.own: Sequence[str] = ()
         self._backend = network_backend()
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Open a connection; see `AsyncNetworkBackend`.
+    async def open(self, host: str, port: int, timeout: float | None) -> httpcore2.AsyncNetworkStream:
+        """Open a connection; see `Backend`.
 
         Raises:
             httpcore2.ConnectError: It is refused, or this machine has no such interface at present.

@@ -76,11 +76,17 @@ class Through(httpx2.AsyncBaseTransport):
             await self._pool.aclose()
 
 
-class Once(httpcore2.AsyncNetworkBackend):
-    """Hands out one connection that is open already, once."""
+class Backend(httpcore2.AsyncNetworkBackend):
+    """Opens connections for httpcore2, in a way of its own."""
 
-    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
-        self._stream: httpcore2.AsyncNetworkStream | None = stream
+    async def open(self, host: str, port: int, timeout: float | None) -> httpcore2.AsyncNetworkStream:
+        """Open a connection.
+
+        Raises:
+            httpcore2.ConnectError: There is none to be had.
+            httpcore2.ConnectTimeout: Nobody answers within `timeout` seconds.
+        """
+        raise NotImplementedError
 
     async def connect_tcp(
         self,
@@ -90,6 +96,17 @@ class Once(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
+        """Open a connection, as httpcore2 asks for it."""
+        return await self.open(host, port, timeout)
+
+
+class Once(Backend):
+    """Hands out one connection that is open already, once."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream: httpcore2.AsyncNetworkStream | None = stream
+
+    async def open(self, host: str, port: int, timeout: float | None) -> httpcore2.AsyncNetworkStream:
         """Return the connection.
 
         Raises:
