@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mdns.lan_parts import Gateway, Row, connected, fake_opencode, gateway, is_online
-from support.lan import Host, Lan
+from support.lan import Host, Lan, wait_for
 from support.mdns_sender import Advert, send, sending
 from support.wire import Wire, sniffing
 
@@ -230,6 +230,7 @@ def test_a_thousand_adverts_leave_room_for_the_honest_one(network: Lan, tmp_path
                 fake_opencode(h1, 5000)
                 with sending(h1, advert("late", h1.address, 5000)):
                     one.until(lambda rows: {"honest", "late"} <= names(rows), 90)
+                wait_for(lambda: "MDNS_MAX_SERVICES" in one.errors.read_text(), 90, "the flood is told of")
             gap = one.longest_gap(lambda row: row["name"] == "honest" and row["status"] == "online", since)
             assert gap < 1
         assert one.memory() < 100_000_000

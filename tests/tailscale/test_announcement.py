@@ -53,8 +53,8 @@ from tailscale.announcing_parts import (
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # all together
 
 NAME = "desk.tail1a2b.ts.net"
-PATIENCE = 8.0
-"""For what takes real processes moments, on a busy machine; what is promised in 5 s is asked for in 5 s."""
+PATIENCE = 20.0
+"""For what takes real processes seconds, on a busy machine; what is promised in 5 s is asked for in 5 s."""
 
 
 @pytest.fixture
