@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -62,9 +63,17 @@ class Bench:
             "TRANSPORT": "local-relay",
             "RELAY_REGISTRY_DIR": str(self.registry),
             "RELAY_SSH_CMD": self.relay,
-            "OPENCODE_MCP_COMMAND": " ".join(STAND_IN),
+            "OPENCODE_MCP_COMMAND": str(self.program()),
             "BENCH_NOTES": str(self.notes),
         }
+
+    def program(self) -> Path:
+        """The stand-in as a program of its own: then `opencode-connected` remembers which version it is."""
+        program = self.place / "opencode"
+        if not program.exists():
+            program.write_text(f'#!/bin/sh\nexec {shlex.join(STAND_IN)} "$@"\n', "utf-8")
+            program.chmod(0o755)
+        return program
 
     @contextlib.contextmanager
     def run(self, command: Sequence[str]) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
@@ -110,7 +119,7 @@ class Bench:
 
     def direct(self) -> float:
         """Start the stand-in itself; return the milliseconds until it runs."""
-        with self.run([*STAND_IN, "serve"]) as (began, _):
+        with self.run([str(self.program()), "serve"]) as (began, _):
             return (self.noted()[0] - began) / 1e6
 
 

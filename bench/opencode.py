@@ -38,6 +38,9 @@ class Health(http.server.BaseHTTPRequestHandler):
 def main() -> None:
     """Note, listen, note, serve."""
     started = time.time_ns()
+    if sys.argv[-1] == "--version":
+        print("1.18.33")
+        return
     notes = os.environ["BENCH_NOTES"]
     port = int(sys.argv[sys.argv.index("--port") + 1]) if "--port" in sys.argv else 0
     host = sys.argv[sys.argv.index("--hostname") + 1] if "--hostname" in sys.argv else "127.0.0.1"

@@ -41,9 +41,9 @@ class Simulated:
 
 
 @asynccontextmanager
-async def simulated(count: int, hanging: int = 0) -> AsyncGenerator[Simulated]:
+async def simulated(count: int, hanging: int = 0, generation: int = 1) -> AsyncGenerator[Simulated]:
     """Run a process with `count` simulated servers, the last `hanging` of which never answer."""
-    command = [sys.executable, str(HERE / "simulated.py"), str(count), str(hanging)]
+    command = [sys.executable, str(HERE / "simulated.py"), str(count), str(hanging), str(generation)]
     async with await anyio.open_process(command, stderr=None) as process:
         try:
             assert process.stdout is not None

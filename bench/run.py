@@ -18,6 +18,7 @@ import anyio
 
 import connect
 import freshness
+import generations
 import listing
 import mdns
 import sending
@@ -32,6 +33,7 @@ BENCHMARKS: Mapping[str, Callable[[int], AsyncGenerator[Figure]]] = {
     "send": sending.measure,
     "weight": weight.measure,
     "freshness": freshness.measure,
+    "generations": generations.measure,
     "connect": connect.measure,
     "mdns": mdns.measure,
     "tailscale": tailscale.measure,

@@ -19,9 +19,10 @@ FAST = (2_000, 0.0)
 
 
 class Said:
-    """What came of one prompt: the pieces, and when the first came."""
+    """What came of one prompt: the pieces, and when the first came; and the answer as it was stored."""
 
     def __init__(self) -> None:
+        self.stored = ""
         self.pieces: list[str] = []
         self.first_at = 0
         self.ended_at = 0
@@ -57,7 +58,7 @@ class Said:
         return int(self.pieces[0].split()[0])
 
 
-async def through_us(server: Connected, count: int, seconds: float) -> Said:
+async def through_us(server: Connected, count: int, seconds: float, name: str = "project-000") -> Said:
     """Let an instance stream, and follow it by progress notifications."""
     said = Said()
 
@@ -66,11 +67,13 @@ async def through_us(server: Connected, count: int, seconds: float) -> Said:
 
     prompt = f"stream {count} {seconds}"
     result = await server.client.call_tool(
-        "send", {"instance": "project-000", "message": prompt, "session": "new"}, progress_callback=heard
+        "send", {"instance": name, "message": prompt, "session": "new"}, progress_callback=heard
     )
     said.ended_at = time.time_ns()
     assert not result.is_error, result
-    assert (result.structured_content or {})["state"] == "done", result
+    content: dict[str, Any] = result.structured_content or {}
+    assert content["state"] == "done", result
+    said.stored = content["text"]
     return said
 
 

@@ -125,6 +125,18 @@ def test_the_password_goes_into_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert environment_for(None) == os.environ
 
 
+def test_that_of_2x_has_it_by_its_own_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENCODE_PASSWORD", "of something else")
+    found = environment_for("s3cret", second=True)
+    assert (found["OPENCODE_PASSWORD"], found["OPENCODE_SERVER_PASSWORD"]) == ("s3cret", "s3cret")
+
+
+def test_a_password_is_made_up_on_loopback_too_for_who_never_goes_without(tmp_path: Path) -> None:
+    password, path = password_for("127.0.0.1", settings(), tmp_path, always=True)
+    assert (password is None, path) == (False, tmp_path / "password")
+    assert password_for("127.0.0.1", settings(server_password="own"), tmp_path, always=True) == ("own", None)
+
+
 def test_secrets_stay_out_of_the_environment_but_for_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTHER", "stays")
     monkeypatch.setenv("PLUGIN_TOKEN", "hunter2")

@@ -1,9 +1,13 @@
 """Asking a server for its health, and waiting for one: whatever it is that answers."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -16,6 +20,7 @@ from opencode_mcp.opencode.probe import Health, probe
 from opencode_mcp.testing import FakeOpenCode
 from support.answering import answering
 from support.real_opencode import VERSION, free_port
+from support.services import register_fake
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +45,32 @@ async def test_the_password_is_sent_and_another_one_refused() -> None:
         for wrong in (None, "wrong"):
             with pytest.raises(CredentialsError, match="OPENCODE_SERVER_PASSWORD"):
                 await asked(fake.url, password=wrong)
+
+
+@pytest.mark.parametrize("preview", [False, True])
+async def test_one_of_2x_says_its_process_too(preview: bool) -> None:
+    async with FakeOpenCode(generation=2, preview=preview, password="s3cret").serve() as fake:
+
+        def ask(**more: Any) -> Health:
+            return probe(fake.url, seconds=5, username="opencode", password="s3cret", **more)
+
+        known = Health(fake.version, guarded=True, pid=os.getpid())
+        for more in ({}, {"pid": os.getpid()}, {"pid": os.getpid(), "version": fake.version}):
+            assert await anyio.to_thread.run_sync(partial(ask, **more)) == known
+        for more in ({"pid": 1}, {"pid": os.getpid(), "version": "2.0.1"}):
+            with pytest.raises(ProtocolError, match=f"answers process {os.getpid()} with OpenCode"):
+                await anyio.to_thread.run_sync(partial(ask, **more))
+        with pytest.raises(CredentialsError, match="OPENCODE_SERVER_PASSWORD"):
+            await asked(fake.url, password="wrong")
+        paths = {request.path for request in fake.requests}
+        assert paths <= {"/global/health", "/api/info", "/api/health"}
+
+
+async def test_one_of_1x_is_not_taken_for_a_process_of_2x() -> None:
+    async with FakeOpenCode().serve() as fake:
+        ask = partial(probe, fake.url, seconds=5, pid=os.getpid())
+        with pytest.raises(ProtocolError, match="is not an OpenCode server"):
+            await anyio.to_thread.run_sync(ask)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +232,29 @@ async def test_one_that_trickles_is_asked_again_and_holds_nothing_up() -> None:
         assert anyio.current_time() - began < 0.45
     assert started.is_set()
     assert presence.problem == "http://127.0.0.1:1 does not answer in time."
+
+
+async def test_a_server_of_2x_that_runs_already_has_no_directory_of_its_own() -> None:
+    async with FakeOpenCode(generation=2, password="s3cret").serve() as fake:
+        presence = presence_of(fake.url, "s3cret")
+        with anyio.fail_after(5):
+            await presence.appears()
+        assert (presence.version, presence.guarded, presence.directory) == (fake.version, True, "")
+
+
+async def test_of_a_background_service_the_password_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    async with FakeOpenCode(generation=2).serve() as fake:
+        register_fake(tmp_path, fake)
+        for password in (None, "of another instance"):
+            for url in (fake.url, fake.url.replace("127.0.0.1", "localhost")):
+                presence = Presence(url, username="me", password=password, started_here=False)
+                with anyio.fail_after(5):
+                    await presence.appears()
+                assert (presence.version, presence.url) == (fake.version, fake.url)
+                assert str(fake.password) not in repr(vars(presence))
 
 
 async def _then(wait: Callable[[], Awaitable[None]], done: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from opencode_mcp.errors import ConversationError
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply
 from support.fleets import Listed, endpoint, only, running_fleet, status, until
+from support.generations import MakeFake
 
 pytestmark = pytest.mark.anyio
 
@@ -57,25 +58,32 @@ class Hears(Silent):
 
 
 @pytest.mark.slow
-async def test_a_server_whose_sessions_are_not_known_yet_is_asked_for_them():
-    fake, listed = Odd(), Listed()
-    session = fake.create_session("My old work")
-    fake.fault, fake.fault_path = Fault.HANG, "/permission"  # the snapshot is never complete
-    async with fake.serve(), running_fleet(listed, pace=Pace(probe=5)) as fleet:
+async def test_a_server_whose_sessions_are_not_known_yet_is_asked_for_them(make_fake: MakeFake):
+    fake, listed = make_fake(of=Odd), Listed()
+    other, session = fake.create_session("Another"), fake.create_session("My old work")
+    fake.set_busy(other)
+    fake.fault = Fault.HANG  # the snapshot is never complete
+    fake.fault_path = make_fake.either("/permission", f"/api/session/{other}/permission")
+    async with (
+        fake.serve(),
+        running_fleet(listed, pace=Pace(probe=5), server_password=make_fake.password) as fleet,
+    ):
         listed.publish(endpoint(fake))
         await until(lambda: status(fleet) == "online")
         talk = Conversation(fleet, patience=0.1)
         assert (await talk.read("laptop")).session_id == session
         assert (await talk.send("laptop", "go on", seconds=5)).session_id == session
-        assert list(fake.sessions) == [session]
+        assert list(fake.sessions) == [other, session]
 
 
 @pytest.mark.slow
-async def test_the_waiting_ends_in_time_though_the_server_takes_its_time(monkeypatch: pytest.MonkeyPatch):
+async def test_the_waiting_ends_in_time_though_the_server_takes_its_time(
+    monkeypatch: pytest.MonkeyPatch, make_fake: MakeFake
+):
     monkeypatch.setattr("opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS", 0.1)
-    fake, listed, hears = Odd(), Listed(), Hears()
+    fake, listed, hears = make_fake(of=Odd), Listed(), Hears()
     fake.script(Reply(never_finishes=True))
-    async with fake.serve(), running_fleet(listed) as fleet:
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
         monkeypatch.setattr("opencode_mcp.conversation.waiting.CHECK_SECONDS", 0.05)
@@ -84,7 +92,7 @@ async def test_the_waiting_ends_in_time_though_the_server_takes_its_time(monkeyp
 
             async def slow_down():
                 await until(lambda: fake.busy)
-                fake.delays = {"/message": 30, "/session/status": 30}
+                fake.delays = {"/message": 30, make_fake.either("/session/status", "/active"): 30}
 
             tasks.start_soon(slow_down)
             reply = await talk.send("laptop", "go", seconds=1, listener=hears)
@@ -94,10 +102,12 @@ async def test_the_waiting_ends_in_time_though_the_server_takes_its_time(monkeyp
 
 
 @pytest.mark.slow
-async def test_what_comes_before_the_prompt_is_accompanied_by_signs_of_life(monkeypatch: pytest.MonkeyPatch):
+async def test_what_comes_before_the_prompt_is_accompanied_by_signs_of_life(
+    monkeypatch: pytest.MonkeyPatch, make_fake: MakeFake
+):
     monkeypatch.setattr("opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS", 0.05)
-    fake, listed, hears = Odd(), Listed(), Hears()
-    async with fake.serve(), running_fleet(listed) as fleet:
+    fake, listed, hears = make_fake(of=Odd), Listed(), Hears()
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
         fake.delays = {"/message": 0.3}
@@ -108,33 +118,33 @@ async def test_what_comes_before_the_prompt_is_accompanied_by_signs_of_life(monk
 
 @pytest.mark.slow
 async def test_an_instance_that_is_too_slow_to_begin_with_is_given_up_and_nothing_is_sent(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, make_fake: MakeFake
 ):
     monkeypatch.setattr("opencode_mcp.conversation.talk._PREPARING_SECONDS", 0.1)
-    fake, listed = Odd(), Listed()
-    async with fake.serve(), running_fleet(listed) as fleet:
+    fake, listed = make_fake(of=Odd), Listed()
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
         fake.delays = {"/message": 30}
         with pytest.raises(ConversationError, match="Nothing was sent"):
             await Conversation(fleet).send("laptop", "go", seconds=10)
-        assert not any(one.path.endswith("/prompt_async") for one in fake.requests)
+        assert not any(one.path.endswith(("/prompt_async", "/prompt")) for one in fake.requests)
 
 
-async def test_a_prompt_that_may_have_arrived_is_said_to_be_open():
-    fake, listed = Odd(), Listed()
-    fake.takes_it_and_fails = "/prompt_async"
-    async with fake.serve(), running_fleet(listed) as fleet:
+async def test_a_prompt_that_may_have_arrived_is_said_to_be_open(make_fake: MakeFake):
+    fake, listed = make_fake(of=Odd), Listed()
+    fake.takes_it_and_fails = make_fake.either("/prompt_async", "/prompt")
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
         with pytest.raises(ConversationError, match="Whether the message arrived is not known"):
             await Conversation(fleet).send("laptop", "go", seconds=10)
 
 
-async def test_an_answer_is_found_though_its_registration_was_away_for_a_moment():
-    fake, listed, gate = FakeOpenCode(), Listed(), Gate()
+async def test_an_answer_is_found_though_its_registration_was_away_for_a_moment(make_fake: MakeFake):
+    fake, listed, gate = make_fake(), Listed(), Gate()
     fake.script(Reply(chunks=["the ", "answer"], gate=gate))
-    async with fake.serve(), running_fleet(listed) as fleet:
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
         replies = []
@@ -153,12 +163,14 @@ async def test_an_answer_is_found_though_its_registration_was_away_for_a_moment(
         assert [(one.state, one.text) for one in replies] == [("done", "the answer")]
 
 
-async def test_an_instance_that_was_withdrawn_for_good_ends_the_waiting(monkeypatch: pytest.MonkeyPatch):
+async def test_an_instance_that_was_withdrawn_for_good_ends_the_waiting(
+    monkeypatch: pytest.MonkeyPatch, make_fake: MakeFake
+):
     monkeypatch.setattr("opencode_mcp.conversation.waiting._WITHDRAWN_SECONDS", 0.1)
     monkeypatch.setattr("opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS", 0.2)
-    fake, listed = FakeOpenCode(), Listed()
+    fake, listed = make_fake(), Listed()
     fake.script(Reply(never_finishes=True))
-    async with fake.serve(), running_fleet(listed) as fleet:
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
         with anyio.fail_after(5):
@@ -174,11 +186,11 @@ async def test_an_instance_that_was_withdrawn_for_good_ends_the_waiting(monkeypa
         assert "withdrawn" in reply.note
 
 
-async def test_an_agent_that_does_not_stop_is_not_said_to_have_stopped():
-    fake, listed = Odd(), Listed()
-    async with fake.serve(), running_fleet(listed) as fleet:
+async def test_an_agent_that_does_not_stop_is_not_said_to_have_stopped(make_fake: MakeFake):
+    fake, listed = make_fake(of=Odd), Listed()
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         session = fake.create_session("s")
-        fake.answers = {"/abort": JSONResponse(True)}
+        fake.answers = {make_fake.either("/abort", "/interrupt"): JSONResponse(True)}
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
         fake.set_busy(session)
@@ -187,26 +199,30 @@ async def test_an_agent_that_does_not_stop_is_not_said_to_have_stopped():
         assert (reply.state, "still at work" in reply.note) == ("running", True)
 
 
-async def test_a_session_that_stays_busy_behind_its_answer_does_not_hide_it(monkeypatch: pytest.MonkeyPatch):
+async def test_a_session_that_stays_busy_behind_its_answer_does_not_hide_it(
+    monkeypatch: pytest.MonkeyPatch, make_fake: MakeFake
+):
     monkeypatch.setattr("opencode_mcp.conversation.waiting._STUCK_BUSY_SECONDS", 0.1)
     monkeypatch.setattr("opencode_mcp.conversation.waiting._CHECK_COMPLETE_SECONDS", 0.05)
-    fake, listed = Odd(), Listed()
-    async with fake.serve(), running_fleet(listed) as fleet:
+    fake, listed = make_fake(of=Odd), Listed()
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         session = fake.create_session("s")
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
-        fake.answers = {"/session/status": JSONResponse({session: {"type": "busy"}})}
+        at_work = {session: {"type": make_fake.either("busy", "running")}}
+        told = make_fake.either(at_work, {"data": at_work})
+        fake.answers = {make_fake.either("/session/status", "/active"): JSONResponse(told)}
         monkeypatch.setattr(only(fleet).picture, "is_busy", lambda _: False)  # the stream says that it rests
         reply = await Conversation(fleet).send("laptop", "hello", seconds=10)
         assert (reply.state, reply.text) == ("done", "You said: hello")
 
 
-async def test_a_very_long_answer_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch):
+async def test_a_very_long_answer_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch, make_fake: MakeFake):
     monkeypatch.setattr("opencode_mcp.conversation.results.MOST_REPLY", 10)
     monkeypatch.setattr("opencode_mcp.conversation.results.MOST_MESSAGE", 20)
-    fake, listed = FakeOpenCode(), Listed()
+    fake, listed = make_fake(), Listed()
     fake.script(Reply(chunks=["x" * 100]))
-    async with fake.serve(), running_fleet(listed) as fleet:
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).stocked)
         talk = Conversation(fleet)

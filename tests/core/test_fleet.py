@@ -16,20 +16,21 @@ from opencode_mcp.opencode.http import STRANGERS_EVENT
 from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
 from opencode_mcp.text import has_unsafe
 from support.fleets import FAST, Listed, endpoint, only, running_fleet, status, until
+from support.generations import Keyring, MakeFake
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_announced_server_comes_online_with_what_is_known_of_it():
-    fake, listed = FakeOpenCode(directory="/srv/shop"), Listed()
-    async with fake.serve(), running_fleet(listed) as fleet:
+async def test_an_announced_server_comes_online_with_what_is_known_of_it(make_fake: MakeFake):
+    fake, listed = make_fake(directory="/srv/shop"), Listed()
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         fake.create_session("Older")
         fake.create_session("Fix the till")
         listed.publish(endpoint(fake, hostname="box", directory="/elsewhere"))
         await until(lambda: fleet.monitors and only(fleet).instance.activity)
         instance = only(fleet).instance
         assert instance.status is Status.ONLINE
-        assert instance.version == "1.18.33"
+        assert instance.version == make_fake.version
         assert instance.directory == "/srv/shop"  # the server knows better than the announcement
         assert instance.activity is Activity.IDLE
         assert instance.session is not None
@@ -37,9 +38,9 @@ async def test_an_announced_server_comes_online_with_what_is_known_of_it():
         assert only(fleet).last_seen is not None
 
 
-async def test_busy_and_idle_and_titles_follow_events_without_any_request():
-    fake, listed = FakeOpenCode(), Listed()
-    async with fake.serve(), running_fleet(listed, pace=Pace()) as fleet:
+async def test_busy_and_idle_and_titles_follow_events_without_any_request(make_fake: MakeFake):
+    fake, listed = make_fake(), Listed()
+    async with fake.serve(), running_fleet(listed, pace=Pace(), server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).instance.activity)
         asked = len(fake.requests)
@@ -59,10 +60,10 @@ def instance_without_session():
     return Untitled()
 
 
-async def test_what_a_person_is_asked_for_is_shown_and_goes_when_answered():
-    fake, listed = FakeOpenCode(), Listed()
+async def test_what_a_person_is_asked_for_is_shown_and_goes_when_answered(make_fake: MakeFake):
+    fake, listed = make_fake(), Listed()
     fake.script(Reply(tools=[ToolCall(asks=True)], text="ok"))
-    async with fake.serve(), running_fleet(listed) as fleet:
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).instance.activity)
         session = fake.create_session("s")
@@ -74,9 +75,9 @@ async def test_what_a_person_is_asked_for_is_shown_and_goes_when_answered():
 
 
 @pytest.mark.slow
-async def test_a_killed_server_is_offline_within_two_seconds_and_comes_back():
-    fake, listed = FakeOpenCode(), Listed()
-    async with running_fleet(listed, pace=Pace()) as fleet:
+async def test_a_killed_server_is_offline_within_two_seconds_and_comes_back(make_fake: MakeFake):
+    fake, listed = make_fake(), Listed()
+    async with running_fleet(listed, pace=Pace(), server_password=make_fake.password) as fleet:
         async with fake.serve():
             listed.publish(endpoint(fake))
             await until(lambda: status(fleet) == "online")
@@ -89,8 +90,8 @@ async def test_a_killed_server_is_offline_within_two_seconds_and_comes_back():
             await until(lambda: status(fleet) == "online", seconds=5)
 
 
-async def test_one_failure_makes_it_unreachable_and_not_yet_offline():
-    fake, listed, seen = FakeOpenCode(), Listed(), list[str]()
+async def test_one_failure_makes_it_unreachable_and_not_yet_offline(make_fake: MakeFake):
+    fake, listed, seen = make_fake(), Listed(), list[str]()
 
     class Diary:
         @hookimpl
@@ -98,7 +99,7 @@ async def test_one_failure_makes_it_unreachable_and_not_yet_offline():
             if after is not None:
                 seen.append(after.status.value)
 
-    async with running_fleet(listed, hooks=[Diary()]) as fleet:
+    async with running_fleet(listed, hooks=[Diary()], server_password=make_fake.password) as fleet:
         async with fake.serve():
             listed.publish(endpoint(fake))
             await until(lambda: status(fleet) == "online")
@@ -106,14 +107,14 @@ async def test_one_failure_makes_it_unreachable_and_not_yet_offline():
             await until(lambda: "unreachable" in seen and status(fleet) == "online")
             assert "offline" not in seen
             await fake.kill()
-        await until(lambda: status(fleet) == "offline")
+        await until(lambda: status(fleet) == "offline" and "offline" in seen)
         assert seen.index("unreachable") < seen.index("offline")
 
 
 @pytest.mark.slow
-async def test_a_server_that_falls_silent_is_noticed_and_its_return_too():
-    fake, listed = FakeOpenCode(heartbeat_seconds=0.1), Listed()
-    async with fake.serve(), running_fleet(listed) as fleet:
+async def test_a_server_that_falls_silent_is_noticed_and_its_return_too(make_fake: MakeFake):
+    fake, listed = make_fake(heartbeat_seconds=0.1), Listed()
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: status(fleet) == "online")
         fake.fault = Fault.HANG
@@ -123,14 +124,15 @@ async def test_a_server_that_falls_silent_is_noticed_and_its_return_too():
         await until(lambda: status(fleet) == "online")
 
 
-async def test_a_quiet_but_living_server_stays_online():
-    fake, listed = FakeOpenCode(heartbeat_seconds=60), Listed()
-    quick = Pace(probe=0.5, silence=0.05, mute=60)
-    async with fake.serve(), running_fleet(listed, pace=quick) as fleet:
+async def test_a_quiet_but_living_server_stays_online(make_fake: MakeFake):
+    fake, listed = make_fake(heartbeat_seconds=60), Listed()
+    quick = Pace(probe=0.5, silence=0.05, mute=60, silence_of_2=0.05, mute_of_2=60)
+    health = make_fake.either("/global/health", "/api/health" if make_fake.preview else "/api/info")
+    async with fake.serve(), running_fleet(listed, pace=quick, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: status(fleet) == "online")
         asked = len(fake.requests)
-        await until(lambda: sum(one.path == "/global/health" for one in list(fake.requests)[asked:]) >= 3)
+        await until(lambda: sum(one.path == health for one in list(fake.requests)[asked:]) >= 3)
         assert status(fleet) == "online"
 
 
@@ -145,9 +147,9 @@ async def test_what_a_stream_misses_in_its_first_moments_is_learnt_by_the_snapsh
 
 
 @pytest.mark.slow
-async def test_what_changed_while_the_stream_was_cut_is_learnt_afterwards():
-    fake, listed = FakeOpenCode(), Listed()
-    async with fake.serve(), running_fleet(listed) as fleet:
+async def test_what_changed_while_the_stream_was_cut_is_learnt_afterwards(make_fake: MakeFake):
+    fake, listed = make_fake(), Listed()
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         session = fake.create_session("s")
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).instance.activity is Activity.IDLE)
@@ -157,10 +159,10 @@ async def test_what_changed_while_the_stream_was_cut_is_learnt_afterwards():
         await until(lambda: only(fleet).instance.activity is Activity.BUSY)
 
 
-async def test_a_server_whose_stream_says_nothing_is_polled():
-    fake, listed = FakeOpenCode(), Listed()
+async def test_a_server_whose_stream_says_nothing_is_polled(make_fake: MakeFake):
+    fake, listed = make_fake(), Listed()
     fake.fault = Fault.STREAM_SILENT
-    async with fake.serve(), running_fleet(listed) as fleet:
+    async with fake.serve(), running_fleet(listed, server_password=make_fake.password) as fleet:
         session = fake.create_session("s")
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).instance.activity is Activity.IDLE)
@@ -193,12 +195,16 @@ async def test_a_faulty_server_is_bounded_never_online_and_holds_up_nobody(fault
         detail = next(one.instance.detail for one in fleet.monitors if one.name == "bad")
         assert detail
         paths = {one.path for one in bad.requests}
-        assert paths == {"/global/health"}
+        assert paths <= {"/global/health", "/api/info", "/api/health"}
 
 
-async def test_a_redirect_is_not_followed():
-    bad, elsewhere, listed = FakeOpenCode(), FakeOpenCode(), Listed()
-    async with bad.serve(), elsewhere.serve(), running_fleet(listed) as fleet:
+async def test_a_redirect_is_not_followed(make_fake: MakeFake):
+    bad, elsewhere, listed = make_fake(), make_fake(), Listed()
+    async with (
+        bad.serve(),
+        elsewhere.serve(),
+        running_fleet(listed, server_password=make_fake.password) as fleet,
+    ):
         bad.fault, bad.redirect_to = Fault.REDIRECT, f"{elsewhere.url}/global/health"
         listed.publish(endpoint(bad))
         await until(lambda: status(fleet) == "offline")
@@ -206,29 +212,29 @@ async def test_a_redirect_is_not_followed():
         assert not elsewhere.requests
 
 
-async def test_the_first_look_never_waits_for_a_server_that_hangs():
-    bad, listed = FakeOpenCode(), Listed()
+async def test_the_first_look_never_waits_for_a_server_that_hangs(make_fake: MakeFake):
+    bad, listed = make_fake(), Listed()
     bad.fault = Fault.HANG
-    async with bad.serve(), running_fleet(listed, pace=Pace()) as fleet:
+    async with bad.serve(), running_fleet(listed, pace=Pace(), server_password=make_fake.password) as fleet:
         listed.publish(endpoint(bad))
         await until(lambda: bad.requests)
         await fleet.first_look(0.05)
         assert status(fleet) == "connecting"
 
 
-async def test_leaving_is_prompt_while_servers_hang():
-    bad, listed = FakeOpenCode(), Listed()
+async def test_leaving_is_prompt_while_servers_hang(make_fake: MakeFake):
+    bad, listed = make_fake(), Listed()
     bad.fault = Fault.HANG
     async with bad.serve():
-        async with running_fleet(listed, pace=Pace()):
+        async with running_fleet(listed, pace=Pace(), server_password=make_fake.password):
             listed.publish(endpoint(bad))
             await until(lambda: bad.requests)
         # Reaching this line at all is the point: the suite's time-out catches a hang.
         await until(lambda: bad.streams == 0, seconds=1)
 
 
-async def test_a_password_is_sent_when_asked_for_and_the_instance_is_online():
-    fake, listed = FakeOpenCode(password="s3cret"), Listed()
+async def test_a_password_is_sent_when_asked_for_and_the_instance_is_online(make_fake: MakeFake):
+    fake, listed = make_fake(password="s3cret"), Listed()
     async with fake.serve(), running_fleet(listed, server_password="s3cret") as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).instance.activity)
@@ -244,8 +250,10 @@ async def test_no_password_is_sent_to_a_server_that_wants_none():
 
 
 @pytest.mark.parametrize(("password", "says"), [(None, "set OPENCODE_SERVER_PASSWORD"), ("wrong", "check ")])
-async def test_without_the_right_password_it_needs_credentials_and_is_not_forgotten(password, says):
-    fake, listed = FakeOpenCode(password="s3cret"), Listed()
+async def test_without_the_right_password_it_needs_credentials_and_is_not_forgotten(
+    password, says, make_fake: MakeFake
+):
+    fake, listed = make_fake(password="s3cret"), Listed()
     listed.forget_after_seconds = 0.01
     async with fake.serve(), running_fleet(listed, server_password=password) as fleet:
         listed.publish(endpoint(fake))
@@ -257,8 +265,8 @@ async def test_without_the_right_password_it_needs_credentials_and_is_not_forgot
         assert not listed.forgotten
 
 
-async def test_a_password_never_goes_to_an_endpoint_that_nobody_vouches_for():
-    fake, listed = FakeOpenCode(password="s3cret"), Listed()
+async def test_a_password_never_goes_to_an_endpoint_that_nobody_vouches_for(make_fake: MakeFake):
+    fake, listed = make_fake(password="s3cret"), Listed()
     async with fake.serve(), running_fleet(listed, server_password="s3cret") as fleet:
         listed.publish(endpoint(fake, vouched=False))
         await until(lambda: status(fleet) == "needs credentials")
@@ -275,9 +283,14 @@ async def test_a_withdrawn_endpoint_leaves():
         await until(lambda: fake.streams == 0)
 
 
-async def test_a_server_that_moved_keeps_its_name_and_is_followed():
-    first, second, listed = FakeOpenCode(), FakeOpenCode(directory="/moved"), Listed()
-    async with first.serve(), second.serve(), running_fleet(listed) as fleet:
+async def test_a_server_that_moved_keeps_its_name_and_is_followed(make_fake: MakeFake):
+    first, second, listed = make_fake(), make_fake(directory="/moved"), Listed()
+    second.create_session("s")  # which says where, of 2.x
+    async with (
+        first.serve(),
+        second.serve(),
+        running_fleet(listed, server_password=make_fake.password) as fleet,
+    ):
         listed.publish(endpoint(first, id="x"))
         await until(lambda: status(fleet) == "online")
         listed.publish(endpoint(second, id="x"))
@@ -287,7 +300,11 @@ async def test_a_server_that_moved_keeps_its_name_and_is_followed():
 
 async def test_one_name_twice_makes_two_instances_and_one_server_twice_makes_one():
     first, second, listed = FakeOpenCode(), FakeOpenCode(), Listed()
-    async with first.serve(), second.serve(), running_fleet(listed) as fleet:
+    async with (
+        first.serve(),
+        second.serve(),
+        running_fleet(listed) as fleet,
+    ):
         listed.publish(
             endpoint(first, "web", id="a"), endpoint(second, "web", id="b"), endpoint(first, "web", id="c")
         )
@@ -327,7 +344,7 @@ async def test_a_transport_that_fails_from_the_start_does_not_delay_the_first_lo
 async def test_a_transport_that_publishes_far_too_much_is_cut_off_and_reported(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("opencode_mcp.fleet.watched._MAX_ENDPOINTS", 3)
+    monkeypatch.setattr("opencode_mcp.fleet.publication.MOST", 3)
     listed = Listed()
     many = [endpoint(f"http://127.0.0.1:{1 + number}", f"n{number}") for number in range(5)]
     async with running_fleet(listed) as fleet:
@@ -337,10 +354,10 @@ async def test_a_transport_that_publishes_far_too_much_is_cut_off_and_reported(
 
 
 @pytest.mark.slow
-async def test_forget_is_called_only_after_failing_for_the_whole_time():
-    fake, listed = FakeOpenCode(), Listed()
+async def test_forget_is_called_only_after_failing_for_the_whole_time(make_fake: MakeFake):
+    fake, listed = make_fake(), Listed()
     listed.forget_after_seconds = 0.6
-    async with running_fleet(listed) as fleet:
+    async with running_fleet(listed, server_password=make_fake.password) as fleet:
         async with fake.serve():
             listed.publish(endpoint(fake))
             await until(lambda: status(fleet) == "online")
@@ -396,11 +413,14 @@ async def test_plugins_are_told_who_joined_changed_and_left():
         def opencode_mcp_instance_changed(self, before: Instance | None, after: Instance | None):
             heard.append((before and before.status.value, after and after.status.value))
 
-    async with fake.serve(), running_fleet(listed, hooks=[Diary()]) as fleet:
+    async with (
+        fake.serve(),
+        running_fleet(listed, hooks=[Diary()]) as fleet,
+    ):
         listed.publish(endpoint(fake))
         await until(lambda: status(fleet) == "online")
         listed.publish()
-        await until(lambda: heard[-1][1] is None)
+        await until(lambda: heard and heard[-1][1] is None)
         assert heard[0] == (None, "connecting")
         assert ("connecting", "online") in heard
         assert heard[-1] == ("online", None)
@@ -414,17 +434,20 @@ async def test_a_policy_keeps_an_endpoint_out():
         def opencode_mcp_instance_admit(self, endpoint):
             return endpoint.name != "stranger"
 
-    async with fake.serve(), running_fleet(listed, hooks=[Policy()]) as fleet:
+    async with (
+        fake.serve(),
+        running_fleet(listed, hooks=[Policy()]) as fleet,
+    ):
         listed.publish(endpoint("http://127.0.0.1:1", "stranger"), endpoint(fake, "friend"))
         await until(lambda: status(fleet, "friend") == "online")
         assert [one.name for one in fleet.monitors] == ["friend"]
 
 
 @pytest.mark.slow
-async def test_a_turn_in_a_project_elsewhere_on_the_same_server_makes_it_busy():
-    fake, listed, gate = FakeOpenCode(directory="/srv/a"), Listed(), Gate()
+async def test_a_turn_in_a_project_elsewhere_on_the_same_server_makes_it_busy(make_fake: MakeFake):
+    fake, listed, gate = make_fake(directory="/srv/a"), Listed(), Gate()
     fake.script(Reply(chunks=["x"], gate=gate))
-    async with fake.serve(), running_fleet(listed, pace=FAST) as fleet:
+    async with fake.serve(), running_fleet(listed, pace=FAST, server_password=make_fake.password) as fleet:
         listed.publish(endpoint(fake))
         await until(lambda: fleet.monitors and only(fleet).instance.activity)
         other = fake.create_session("other", directory="/srv/b")
@@ -436,17 +459,54 @@ async def test_a_turn_in_a_project_elsewhere_on_the_same_server_makes_it_busy():
         await until(lambda: only(fleet).instance.activity is Activity.IDLE)
 
 
-async def test_a_password_that_an_unvouched_server_wants_is_explained():
-    fake, listed = FakeOpenCode(password="s3cret"), Listed()
+async def test_a_password_that_an_unvouched_server_wants_is_explained(make_fake: MakeFake):
+    fake, listed = make_fake(password="s3cret"), Listed()
     async with fake.serve(), running_fleet(listed, server_password="s3cret") as fleet:
         listed.publish(endpoint(fake, vouched=False))
         await until(lambda: status(fleet) == "needs credentials")
         assert "does not vouch" in only(fleet).instance.detail
 
 
-async def test_a_route_with_tasks_of_its_own_hides_no_reason():
+async def test_a_plugins_password_is_sent_where_nobody_vouches_and_only_when_it_is_asked_for(
+    make_fake: MakeFake,
+):
+    fake, open_one, listed = make_fake(password="s3cret"), FakeOpenCode(), Listed()
+    async with (
+        fake.serve(),
+        open_one.serve(),
+        running_fleet(listed, hooks=[Keyring()]) as fleet,
+    ):
+        listed.publish(endpoint(fake, vouched=False), endpoint(open_one, "open", vouched=False))
+        await until(lambda: status(fleet) == status(fleet, "open") == "online")
+        assert "authorization" not in fake.requests[0].headers
+        assert not any("authorization" in one.headers for one in open_one.requests)
+
+
+async def test_a_plugins_password_is_not_sent_to_what_asks_for_it_in_another_way_than_opencode():
+    sent = list[httpx2.Request]()
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        return httpx2.Response(401, headers={"www-authenticate": 'Basic realm="Router"'})
+
+    class Proxied(Listed):
+        def connect(self, endpoint):
+            @contextlib.asynccontextmanager
+            async def route():
+                yield Route(base_url=endpoint.url, transport=httpx2.MockTransport(answer))
+
+            return route()
+
+    listed = Proxied()
+    async with running_fleet(listed, hooks=[Keyring()]) as fleet:
+        listed.publish(endpoint("http://127.0.0.1:1"))
+        await until(lambda: status(fleet) == "needs credentials" and len(sent) > 2)
+        assert not any("authorization" in request.headers for request in sent)
+
+
+async def test_a_route_with_tasks_of_its_own_hides_no_reason(make_fake: MakeFake):
     """Such a route, a tunnel for example, wraps what goes wrong inside it into an exception group."""
-    fake = FakeOpenCode(password="s3cret")
+    fake = make_fake(password="s3cret")
 
     class Tunnel(Listed):
         def connect(self, endpoint):
@@ -578,9 +638,11 @@ async def test_a_transport_with_an_attribute_of_the_wrong_type_stops_nobody():
 
 
 @pytest.mark.parametrize("vouched", [True, False])
-async def test_a_stranger_that_sends_a_large_event_is_polled_and_stays_online(vouched: bool):
-    fake, listed = FakeOpenCode(), Listed()
-    async with fake.serve(), running_fleet(listed) as fleet:
+async def test_a_stranger_that_sends_a_large_event_is_polled_and_stays_online(
+    vouched: bool, make_fake: MakeFake
+):
+    fake, listed = make_fake(), Listed()
+    async with fake.serve(), running_fleet(listed, hooks=[Keyring()]) as fleet:
         session = fake.create_session("s")
         listed.publish(endpoint(fake, vouched=vouched))
         await until(lambda: status(fleet) == "online" and only(fleet).streaming)
@@ -591,13 +653,14 @@ async def test_a_stranger_that_sends_a_large_event_is_polled_and_stays_online(vo
         await until(lambda: only(fleet).instance.activity is Activity.BUSY)
         assert only(fleet).streaming == vouched
         assert (status(fleet), only(fleet).instance.detail) == ("online", "")
-        assert [one.path for one in fake.requests].count("/global/event") == 1, "it was not away"
+        opened = [one.path for one in fake.requests if one.path.endswith("/event")]
+        assert opened == [make_fake.either("/global/event", "/api/event")], "it was not away"
         assert fake.streams == int(vouched)
 
 
-async def test_of_a_stranger_with_large_sessions_fewer_are_read():
-    fake, listed = FakeOpenCode(), Listed()
-    async with fake.serve(), running_fleet(listed) as fleet:
+async def test_of_a_stranger_with_large_sessions_fewer_are_read(make_fake: MakeFake):
+    fake, listed = make_fake(), Listed()
+    async with fake.serve(), running_fleet(listed, hooks=[Keyring()]) as fleet:
         for number in range(50):
             fake.create_session(f"{number} {'x' * 20_000}")
         listed.publish(endpoint(fake, vouched=False))

@@ -1,6 +1,7 @@
 """Stream and snapshot side by side: whichever comes first, the end is right."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import dataclasses
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +13,7 @@ from opencode_mcp.errors import ProtocolError, TooLargeError, UnreachableError
 from opencode_mcp.fleet.follow import follow
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
-from opencode_mcp.opencode.api import ActivityChanged, Alive, Event, Snapshot
+from opencode_mcp.opencode.api import ActivityChanged, Alive, Event, PartUpdated, Snapshot
 from support.fleets import until
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +25,7 @@ class Scripted:
     """An `OpenCode` whose events and snapshots come when the test says."""
 
     version = "1.18.33"
+    generation = 1
 
     def __init__(self, *busy: str):
         self.send, self._receive = anyio.create_memory_object_stream(100)
@@ -32,9 +34,13 @@ class Scripted:
         self.busy = frozenset(busy)
         self.error: Exception | None = None
         self.pings = 0
+        self.heard: Callable[[], None] = lambda: None
+        self.logs: list[tuple[str, int]] = []
 
     @asynccontextmanager
-    async def events(self) -> AsyncGenerator[AsyncIterator[Event]]:
+    async def events(self, heard: Callable[[], None]) -> AsyncGenerator[AsyncIterator[Event]]:
+        self.heard = heard
+
         async def received():
             async for event in self._receive:
                 if isinstance(event, Exception):
@@ -50,6 +56,10 @@ class Scripted:
             raise self.error
         return Snapshot(directory="/srv", sessions=(), busy=self.busy, requests=())
 
+    async def log(self, session_id: str, after: int):
+        self.logs.append((session_id, after))
+        return [PartUpdated(session_id, "msg", "part", "text", f"behind {after}")]
+
     async def ping(self):
         self.pings += 1
         if self.error:
@@ -62,20 +72,29 @@ class Scripted:
 
 class Notebook:
     directories = ()
+    positions: Mapping[str, int] = {}
+    puzzled = False
 
     def __init__(self):
         self.picture = Picture()
         self.stocked = 0
         self.streaming = True
         self.lives = 0
+        self.caught_up: list[Event] = []
 
-    def take_stock(self, snapshot, *, streaming):
+    def take_stock(self, snapshot, since=(), *, streaming):
         self.stocked += 1
         self.streaming = streaming
         self.picture.start(snapshot)
+        for event in since:
+            self.picture.apply(event)
 
     def take_note(self, event):
         self.picture.apply(event)
+
+    def catch_up(self, events):
+        assert self.stocked, "what is missed is heard after the snapshot"
+        self.caught_up += events
 
     def alive(self):
         self.lives += 1
@@ -165,4 +184,86 @@ async def test_a_snapshot_too_large_to_read_ends_the_connection_with_its_reason(
     api.send.send_nowait(Alive())
     with pytest.raises(TooLargeError, match="1 GiB"), anyio.fail_after(2):
         await follow(api, Notebook(), SLOW)
+    api.close()
+
+
+class Clock:
+    """Time as the test says."""
+
+    def __init__(self):
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+async def test_whatever_arrives_counts_as_life_and_only_silence_is_probed_and_given_up(
+    generation: int, monkeypatch: pytest.MonkeyPatch
+):
+    clock, failure = Clock(), list[UnreachableError]()
+    monkeypatch.setattr("opencode_mcp.fleet.follow.time", clock)
+    api: Any = Scripted()
+    api.generation = generation
+    api.snapshot_may_come.set()
+    api.send.send_nowait(Alive())
+    late, other = ("_of_2", "") if generation == 2 else ("", "_of_2")
+    own = {f"silence{late}": 0.02, f"mute{late}": 0.1, f"silence{other}": 1e-9, f"mute{other}": 1e-9}
+    pace = dataclasses.replace(Pace(probe=5, deaf=0), **own)
+    notes = Notebook()
+
+    async def run():
+        try:
+            await follow(api, notes, pace)
+        except UnreachableError as error:
+            failure.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await until(lambda: notes.stocked)
+        for _ in range(50):
+            clock.now += 0.015
+            api.heard()  # a comment: no event comes of it
+            await anyio.wait_all_tasks_blocked()
+        assert (api.pings, failure) == (0, [])
+        clock.now += 0.021
+        await until(lambda: api.pings)
+        assert not failure
+        clock.now += 0.1
+        await until(lambda: failure)
+    assert "fell silent" in str(failure[0])
+    api.close()
+
+
+async def test_of_sessions_that_are_listened_to_the_logs_are_read_behind_what_was_known_when_it_connected():
+    api: Any = Scripted()
+    notes = Notebook()
+    notes.positions = {"ses_1": 7, "ses_2": 0}
+    api.send.send_nowait(Alive())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow, api, notes, SLOW)
+        await api.asked.wait()
+        notes.positions = {"ses_1": 9}  # the new stream has told that already
+        api.snapshot_may_come.set()
+        await until(lambda: len(notes.caught_up) == 2)
+        assert api.logs == [("ses_1", 7), ("ses_2", 0)]
+        tasks.cancel_scope.cancel()
+    api.close()
+
+
+async def test_who_is_puzzled_has_stock_taken_again():
+    api: Any = Scripted()
+    notes = Notebook()
+    api.snapshot_may_come.set()
+    api.send.send_nowait(Alive())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow, api, notes, Pace(probe=5, silence=60, deaf=0, restock=0.01))
+        await until(lambda: notes.stocked == 1)
+        api.send.send_nowait(Alive())
+        await until(lambda: api.send.statistics().current_buffer_used == 0)
+        assert notes.stocked == 1
+        notes.puzzled = True
+        api.send.send_nowait(Alive())
+        await until(lambda: notes.stocked == 2)
+        tasks.cancel_scope.cancel()
     api.close()

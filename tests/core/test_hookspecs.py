@@ -19,6 +19,7 @@ HOOKS = {
     "opencode_mcp_instance_admit": ("endpoint",),
     "opencode_mcp_instance_auth": ("endpoint",),
     "opencode_mcp_instance_changed": ("before", "after"),
+    "opencode_mcp_instance_audit": ("action",),
 }
 """The hooks and their arguments, as plugins out there rely on them."""
 
@@ -120,6 +121,7 @@ def test_what_does_not_fit_is_refused_in_one_line_and_leaves_the_others_in_force
         plugins.register(plugin, "misfit")
     assert str(error.value).startswith("Plugin 'misfit' does not fit the hooks of opencode-mcp: ")
     assert reason in str(error.value)
+    assert str(error.value).endswith(". Update the package that brings it, or uninstall it.")
     assert "\n" not in str(error.value)
     plugins.register(Frugal(), "another")  # what was refused has left nothing behind
     assert plugins.hook.opencode_mcp_instance_admit(endpoint=ENDPOINT) is False
@@ -128,7 +130,8 @@ def test_what_does_not_fit_is_refused_in_one_line_and_leaves_the_others_in_force
 def test_a_second_plugin_of_one_name_is_refused_and_the_first_stays_in_force():
     plugins = Plugins()
     plugins.register(Frugal(), "policy")
-    with pytest.raises(PluginError, match="There is another plugin 'policy', which stays in force"):
+    told = r"There is another plugin 'policy', which stays in force\. Uninstall all but one of them\."
+    with pytest.raises(PluginError, match=told):
         plugins.register(Frugal(), "policy")
     assert plugins.hook.opencode_mcp_instance_admit(endpoint=ENDPOINT) is False
 

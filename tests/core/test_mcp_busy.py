@@ -5,14 +5,17 @@ import dataclasses
 import anyio
 import pytest
 
-from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
-from support.mcp_client import QUICK, aborts, connected, hold_back_turns, in_both_eras, prompts, until
+from opencode_mcp.testing import Fault, Gate, Reply, ToolCall
+from support.generations import MakeFake, say_busy, say_tool
+from support.mcp_client import QUICK, aborts, connected, hold_back_turns, prompts, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, in_both_eras]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-async def test_a_busy_session_gets_nothing_and_the_answer_says_what_runs(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_a_busy_session_gets_nothing_and_the_answer_says_what_runs(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake, gate = make_fake(), Gate()
     session = fake.create_session("Deploy")
     fake.script(Reply(tools=[ToolCall(asks=True, input={"command": "make deploy"})], text="ok", gate=gate))
     async with connected(fake, mode=mode) as connection:
@@ -31,15 +34,13 @@ async def test_a_busy_session_gets_nothing_and_the_answer_says_what_runs(mode: s
         assert fresh.data["state"] == "running"
 
 
-async def test_busy_names_the_tool_at_work(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_busy_names_the_tool_at_work(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     session = fake.create_session("Deploy")
     async with connected(fake, mode=mode) as connection:
         fake.set_busy(session)
         await connection.until("alpha", activity="busy")
-        state = {"status": "running", "input": {"command": "make deploy"}}
-        part = {"id": "prt_1", "messageID": "msg_1", "sessionID": session, "type": "tool", "tool": "bash"}
-        fake.emit("message.part.updated", {"sessionID": session, "part": {**part, "state": state}})
+        say_tool(fake, session, "make deploy")
         with anyio.fail_after(5):
             while "bash: make deploy" not in (
                 text := (await connection.call("send", instance="alpha", message="Hi")).text
@@ -48,18 +49,20 @@ async def test_busy_names_the_tool_at_work(mode: str) -> None:
         assert text.startswith('[alpha is busy, "Deploy": bash: make deploy. Nothing was sent.')
 
 
-async def test_a_session_that_only_seems_busy_is_not_refused(mode: str) -> None:
+async def test_a_session_that_only_seems_busy_is_not_refused(mode: str, make_fake: MakeFake) -> None:
     """OpenCode is known to say on its stream that a session is busy which has long ended."""
-    fake = FakeOpenCode()
+    fake = make_fake()
     session = fake.create_session("Odd")
     async with connected(fake, mode=mode) as connection:
-        fake.emit("session.status", {"sessionID": session, "status": {"type": "busy"}})
+        say_busy(fake, session)
         await connection.until("alpha", activity="busy")
         assert (await connection.call("send", instance="alpha", message="Hi")).text == "You said: Hi"
 
 
-async def test_a_busy_session_is_noticed_in_a_directory_with_an_odd_name(mode: str) -> None:
-    fake = FakeOpenCode(directory="/srv/two  spaces & more ")
+async def test_a_busy_session_is_noticed_in_a_directory_with_an_odd_name(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake = make_fake(directory="/srv/two  spaces & more ")
     fake.set_busy(fake.create_session("Odd"))
     async with connected(fake, mode=mode) as connection:
         await connection.until("alpha", activity="busy", directory="/srv/two  spaces & more ")
@@ -68,10 +71,10 @@ async def test_a_busy_session_is_noticed_in_a_directory_with_an_odd_name(mode: s
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["stream", "polled"])
 async def test_of_two_at_once_to_one_session_the_second_is_told_busy(
-    mode: str, streaming: bool, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, streaming: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("opencode_mcp.conversation.waiting.CHECK_WITHOUT_STREAM_SECONDS", 0.05)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     fake.create_session("One at a time")
     fake.script(Reply(text="Done.", gate=gate))
     fake.fault = None if streaming else Fault.STREAM_SILENT
@@ -90,9 +93,9 @@ async def test_of_two_at_once_to_one_session_the_second_is_told_busy(
 
 
 async def test_a_message_that_the_agent_has_not_begun_with_yet_makes_its_session_busy(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(text="Done.", gate=gate))
     begin = hold_back_turns(fake, monkeypatch)
     async with connected(fake, mode=mode) as connection:
@@ -112,9 +115,9 @@ async def test_a_message_that_the_agent_has_not_begun_with_yet_makes_its_session
 
 
 async def test_abort_reaches_an_agent_that_has_not_begun_yet(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = FakeOpenCode()
+    fake = make_fake()
     fake.script(Reply(never_finishes=True))
     begin = hold_back_turns(fake, monkeypatch)
     async with connected(fake, mode=mode) as connection:
@@ -132,8 +135,8 @@ async def test_abort_reaches_an_agent_that_has_not_begun_yet(
         assert answer["info"]["error"]["name"] == "MessageAbortedError"
 
 
-async def test_abort_stops_the_agent_at_work(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_abort_stops_the_agent_at_work(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     busy, idle = fake.create_session("Busy"), fake.create_session("Idle, used last")
     fake.script(Reply(text="Endless", never_finishes=True))
     async with connected(fake, mode=mode) as connection:
@@ -149,8 +152,8 @@ async def test_abort_stops_the_agent_at_work(mode: str) -> None:
         await connection.until("alpha", activity="idle")
 
 
-async def test_abort_of_a_session_leaves_the_others_at_work(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_abort_of_a_session_leaves_the_others_at_work(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     one, two = fake.create_session("One"), fake.create_session("Two")
     async with connected(fake, mode=mode) as connection:
         for session in (one, two):
@@ -163,8 +166,8 @@ async def test_abort_of_a_session_leaves_the_others_at_work(mode: str) -> None:
         assert fake.busy == {two}
 
 
-async def test_with_nothing_at_work_there_is_nothing_to_abort(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_with_nothing_at_work_there_is_nothing_to_abort(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     async with connected(fake, mode=mode) as connection:
         for title in ("", "A session"):
             if title:
@@ -177,16 +180,16 @@ async def test_with_nothing_at_work_there_is_nothing_to_abort(mode: str) -> None
         assert aborts(fake) == prompts(fake) == []
 
 
-async def test_a_message_beside_abort_is_not_sent_and_that_is_told(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_a_message_beside_abort_is_not_sent_and_that_is_told(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="And this?", abort=True)
         assert "Your message was not sent" in answer.text
         assert prompts(fake) == []
 
 
-async def test_who_waits_for_an_aborted_agent_is_told(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_who_waits_for_an_aborted_agent_is_told(mode: str, make_fake: MakeFake) -> None:
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["Some text", " more"], gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Go") as sending:
@@ -196,5 +199,6 @@ async def test_who_waits_for_an_aborted_agent_is_told(mode: str) -> None:
             assert aborted.data["state"] == "aborted"
         assert sending.answer.is_error
         assert sending.answer.data["state"] == "failed"
-        assert "MessageAbortedError: Aborted" in sending.answer.text
+        why = make_fake.either("MessageAbortedError: Aborted", "aborted: Step interrupted")
+        assert why in sending.answer.text
         assert sending.answer.text.endswith("\n\nSome text")

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from opencode_mcp.testing import Ask, FakeOpenCode, Gate, Reply, ToolCall
-from support.mcp_client import Connection, connected, in_both_eras, until
+from support.generations import Keyring, MakeFake
+from support.mcp_client import Connection, connected, until
 
-pytestmark = [pytest.mark.anyio, in_both_eras]
+pytestmark = pytest.mark.anyio
 
 
-async def test_it_shows_who_said_what_and_which_tools_ran(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_it_shows_who_said_what_and_which_tools_ran(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     steps = [ToolCall(says="I look."), ToolCall(input={"command": "rm x"}, fails="no such file")]
     fake.script(Reply(reasoning=["Hm."], tools=steps, text="It is gone."))
     session = fake.create_session("Tidy up")
@@ -39,8 +40,8 @@ async def test_it_shows_who_said_what_and_which_tools_ran(mode: str) -> None:
         )
 
 
-async def test_it_sends_nothing(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_it_sends_nothing(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.create_session("Quiet")
     async with connected(fake, mode=mode) as connection:
         await connection.call("read", instance="alpha")
@@ -48,14 +49,13 @@ async def test_it_sends_nothing(mode: str) -> None:
         assert {request.method for request in fake.requests} == {"GET"}
 
 
-async def test_it_shows_the_newest_messages_up_to_the_limit(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_it_shows_the_newest_messages_up_to_the_limit(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     session = fake.create_session("Long")
     async with connected(fake, mode=mode) as connection:
         said = [f"Message {number}" for number in range(6)]
         for message in said:
-            fake.prompt(session, message)
-            await until(lambda: fake.messages[session][-1]["info"].get("finish") and not fake.busy)
+            await prompted(fake, session, message)
         expected = [text for message in said for text in (message, f"You said: {message}")]
         for limit, shown in {None: 10, 1: 1, 3: 3, 200: 12}.items():
             arguments: dict[str, Any] = {} if limit is None else {"message_limit": limit}
@@ -64,13 +64,14 @@ async def test_it_shows_the_newest_messages_up_to_the_limit(mode: str) -> None:
             assert texts == expected[-shown:]
 
 
-async def test_a_session_is_chosen_as_for_send(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_a_session_is_chosen_as_for_send(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     login = fake.create_session("Fix the login")
     last = fake.create_session("Paint it red")
     there = fake.create_session("There", directory="/srv/other")
     async with connected(fake, mode=mode) as connection:
-        for wanted, session in {None: last, "login": login, login: login, there: there}.items():
+        newest = make_fake.either(last, there)  # 1.x tells those of its own project only
+        for wanted, session in {None: newest, "login": login, login: login, there: there}.items():
             arguments: dict[str, Any] = {} if wanted is None else {"session": wanted}
             answer = await connection.call("read", instance="alpha", **arguments)
             assert answer.data["session_id"] == session
@@ -81,8 +82,10 @@ async def test_a_session_is_chosen_as_for_send(mode: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", [None, "new"])
-async def test_without_a_session_there_is_nothing_to_read(mode: str, wanted: str | None) -> None:
-    fake = FakeOpenCode()
+async def test_without_a_session_there_is_nothing_to_read(
+    mode: str, make_fake: MakeFake, wanted: str | None
+) -> None:
+    fake = make_fake()
     async with connected(fake, mode=mode) as connection:
         arguments: dict[str, Any] = {} if wanted is None else {"session": wanted}
         answer = await connection.call("read", instance="alpha", **arguments)
@@ -91,8 +94,8 @@ async def test_without_a_session_there_is_nothing_to_read(mode: str, wanted: str
         assert fake.sessions == {}
 
 
-async def test_it_shows_what_the_agent_waits_for(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_it_shows_what_the_agent_waits_for(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.script(Reply(tools=[Ask()]))
     async with (
         connected(fake, mode=mode) as connection,
@@ -106,18 +109,19 @@ async def test_it_shows_what_the_agent_waits_for(mode: str) -> None:
         sending.cancel()
 
 
-async def test_an_answer_that_failed_shows_its_error(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_an_answer_that_failed_shows_its_error(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.script(Reply(text="I begin.", error="rate limit reached"))
     async with connected(fake, mode=mode) as connection:
         await connection.call("send", instance="alpha", message="Go")
         answer = await connection.call("read", instance="alpha")
-        assert answer.data["messages"][-1]["error"] == "APIError: rate limit reached"
-        assert answer.text.endswith("I begin.\n  [error: APIError: rate limit reached]")
+        error = make_fake.either("APIError", "provider.invalid-request") + ": rate limit reached"
+        assert answer.data["messages"][-1]["error"] == error
+        assert answer.text.endswith(f"I begin.\n  [error: {error}]")
 
 
-async def test_what_an_agent_is_still_writing_is_not_lost(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_what_an_agent_is_still_writing_is_not_lost(mode: str, make_fake: MakeFake) -> None:
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["a", "b"], gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Write") as sending:
@@ -131,6 +135,17 @@ async def test_what_an_agent_is_still_writing_is_not_lost(mode: str) -> None:
         assert answer.data["messages"][-1]["text"] == "ab"
 
 
+async def prompted(fake: FakeOpenCode, session: str, text: str) -> None:
+    """Send a prompt, as if on the server's own screen, and wait for the end of its turn."""
+
+    def answers() -> int:
+        return sum("finish" in one["info"] for one in fake.messages[session])
+
+    before = answers()
+    fake.prompt(session, text)
+    await until(lambda: answers() > before and not fake.busy)
+
+
 async def becomes_a_stranger(connection: Connection) -> None:
     """Let the transport vouch no more for the one instance there is, and wait until it is followed again."""
     (known,) = connection.transport.endpoints
@@ -138,18 +153,17 @@ async def becomes_a_stranger(connection: Connection) -> None:
     await until(lambda: any(one.stocked and not one.endpoint.vouched for one in connection.fleet.monitors))
 
 
-@pytest.mark.parametrize(("size", "shown"), [(60_000, 3), (300_000, 1)])
+@pytest.mark.parametrize(("size", "shown"), [(120_000, 3), (300_000, 1)])
 async def test_of_a_stranger_with_large_messages_fewer_are_read_and_that_is_said(
-    mode: str, size: int, shown: int
+    mode: str, make_fake: MakeFake, size: int, shown: int
 ) -> None:
-    fake = FakeOpenCode()
+    fake = make_fake()
     session = fake.create_session("Large")
-    async with connected(fake, mode=mode) as connection:
+    async with connected(fake, mode=mode, hooks=[Keyring()]) as connection:
         await becomes_a_stranger(connection)
         for number in range(5):
             fake.script(Reply(text=f"{number}{'x' * size}"))
-            fake.prompt(session, "y" * size)
-            await until(lambda: fake.messages[session][-1]["info"].get("finish") and not fake.busy)
+            await prompted(fake, session, "y" * size)
         answer = await connection.call("read", instance="alpha")
         assert len(answer.data["messages"]) == shown
         assert answer.data["messages"][-1]["text"].startswith("4xxx")
@@ -160,14 +174,15 @@ async def test_of_a_stranger_with_large_messages_fewer_are_read_and_that_is_said
         assert (await connection.call("read", instance="alpha", message_limit=1)).data["note"] == ""
 
 
-async def test_a_message_of_a_stranger_that_is_too_large_by_itself_is_told_in_a_sentence(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_a_message_of_a_stranger_that_is_too_large_by_itself_is_told_in_a_sentence(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake = make_fake()
     session = fake.create_session("Large")
-    async with connected(fake, mode=mode) as connection:
+    async with connected(fake, mode=mode, hooks=[Keyring()]) as connection:
         await becomes_a_stranger(connection)
         fake.script(Reply(text="x" * 600_000))
-        fake.prompt(session, "Go")
-        await until(lambda: fake.messages[session][-1]["info"].get("finish") and not fake.busy)
+        await prompted(fake, session, "Go")
         await connection.until("alpha")
         answer = await connection.call("read", instance="alpha")
         assert answer.is_error
@@ -176,18 +191,17 @@ async def test_a_message_of_a_stranger_that_is_too_large_by_itself_is_told_in_a_
             in answer.text
         )
         asked = [one for one in fake.requests if one.path.endswith("/message")]
-        assert len(asked) == 3, "10, 3 and 1"
+        assert sorted({int(one.query["limit"]) for one in asked}) == [1, 3, 10]
 
 
-async def test_an_answer_behind_large_messages_of_a_stranger_arrives(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_an_answer_behind_large_messages_of_a_stranger_arrives(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     session = fake.create_session("Large")
-    async with connected(fake, mode=mode) as connection:
+    async with connected(fake, mode=mode, hooks=[Keyring()]) as connection:
         await becomes_a_stranger(connection)
         for _ in range(2):
             fake.script(Reply(text="x" * 300_000))
-            fake.prompt(session, "Go")
-            await until(lambda: fake.messages[session][-1]["info"].get("finish") and not fake.busy)
+            await prompted(fake, session, "Go")
         await connection.until("alpha")
         answer = await connection.call("send", instance="alpha", message="And now?")
         assert answer.data["text"] == "You said: And now?"

@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 
-from opencode_mcp.testing import Ask, FakeOpenCode, Gate, Reply, ToolCall
-from support.mcp_client import connected, in_both_eras, prompts, until
+from opencode_mcp.testing import Ask, Gate, Reply, ToolCall
+from support.generations import MakeFake, say_error
+from support.mcp_client import connected, prompts, until
 
-pytestmark = [pytest.mark.anyio, in_both_eras]
+pytestmark = pytest.mark.anyio
 
 
-async def test_the_answer_is_the_agents_final_text(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_the_answer_is_the_agents_final_text(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.script(Reply(reasoning=["They greet me. "], tools=[ToolCall(says="I look.")], text="Hello to you."))
     session = fake.create_session("Greetings")
     async with connected(fake, mode=mode) as connection:
@@ -29,8 +30,8 @@ async def test_the_answer_is_the_agents_final_text(mode: str) -> None:
         assert prompts(fake) == [(session, "Say hello")]
 
 
-async def test_an_agent_that_says_nothing_is_reported_as_such(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_an_agent_that_says_nothing_is_reported_as_such(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.script(Reply(tools=[ToolCall()]))
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Work")
@@ -38,8 +39,8 @@ async def test_an_agent_that_says_nothing_is_reported_as_such(mode: str) -> None
         assert answer.text == "[The agent finished without saying anything; `read` shows what it did.]"
 
 
-async def test_a_session_is_created_when_there_is_none(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_a_session_is_created_when_there_is_none(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="First")
         assert answer.text == "You said: First"
@@ -48,8 +49,8 @@ async def test_a_session_is_created_when_there_is_none(mode: str) -> None:
         assert again.data["session_id"] == answer.data["session_id"]
 
 
-async def test_by_default_the_session_used_last_goes_on(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_by_default_the_session_used_last_goes_on(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     older, newer = fake.create_session("Older"), fake.create_session("Newer")
     async with connected(fake, mode=mode) as connection:
         fake.prompt(older, "Touch it")
@@ -58,8 +59,8 @@ async def test_by_default_the_session_used_last_goes_on(mode: str) -> None:
         assert answer.data["session_id"] == older != newer
 
 
-async def test_a_session_is_meant_by_id_title_or_part_of_it(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_a_session_is_meant_by_id_title_or_part_of_it(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     session = fake.create_session("Fix the login")
     fake.create_session("Paint it red")
     async with connected(fake, mode=mode) as connection:
@@ -68,8 +69,8 @@ async def test_a_session_is_meant_by_id_title_or_part_of_it(mode: str) -> None:
             assert (answer.data["session_id"], answer.data["session"]) == (session, "Fix the login")
 
 
-async def test_a_title_that_fits_exactly_wins_over_those_that_hold_it(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_a_title_that_fits_exactly_wins_over_those_that_hold_it(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     session = fake.create_session("Login")
     fake.create_session("Fix the login")
     async with connected(fake, mode=mode) as connection:
@@ -77,8 +78,8 @@ async def test_a_title_that_fits_exactly_wins_over_those_that_hold_it(mode: str)
         assert answer.data["session_id"] == session
 
 
-async def test_new_starts_afresh_and_leaves_the_others_alone(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_new_starts_afresh_and_leaves_the_others_alone(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     old = fake.create_session("A new title")
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Go", session="new")
@@ -87,8 +88,8 @@ async def test_new_starts_afresh_and_leaves_the_others_alone(mode: str) -> None:
         assert fake.messages[old] == []
 
 
-async def test_a_session_of_another_project_is_reached_by_its_id(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_a_session_of_another_project_is_reached_by_its_id(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.create_session("Here")
     there = fake.create_session("There", directory="/srv/other")
     async with connected(fake, mode=mode) as connection:
@@ -96,8 +97,8 @@ async def test_a_session_of_another_project_is_reached_by_its_id(mode: str) -> N
         assert (answer.text, answer.data["session_id"]) == ("You said: Go", there)
 
 
-async def test_an_ambiguous_session_is_refused_with_the_candidates(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_an_ambiguous_session_is_refused_with_the_candidates(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     ids = [fake.create_session(title) for title in ("Fix the login", "Fix the logout", "Paint")]
     async with connected(fake, mode=mode) as connection:
         for tool in ("send", "read"):
@@ -111,8 +112,8 @@ async def test_an_ambiguous_session_is_refused_with_the_candidates(mode: str) ->
         assert prompts(fake) == []
 
 
-async def test_an_unknown_session_is_refused_and_nothing_is_sent(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_an_unknown_session_is_refused_and_nothing_is_sent(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.create_session("Paint it red")
     async with connected(fake, mode=mode) as connection:
         for wanted in ("login", "ses_0000", "../../global/health", "ses_../../abort"):
@@ -126,8 +127,10 @@ async def test_an_unknown_session_is_refused_and_nothing_is_sent(mode: str) -> N
         assert not [request for request in fake.requests if ".." in request.path]
 
 
-async def test_names_are_found_by_part_and_unclear_ones_refused_with_the_candidates(mode: str) -> None:
-    fakes = FakeOpenCode(), FakeOpenCode(), FakeOpenCode()
+async def test_names_are_found_by_part_and_unclear_ones_refused_with_the_candidates(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fakes = make_fake(), make_fake(), make_fake()
     async with connected(*fakes, mode=mode, names=("laptop-shop", "laptop-blog", "Tower")) as connection:
         for query, text in {
             "laptop": "'laptop' fits several instances: laptop-blog, laptop-shop. Say which one.",
@@ -144,8 +147,10 @@ async def test_names_are_found_by_part_and_unclear_ones_refused_with_the_candida
         assert prompts(fakes[0]) == prompts(fakes[1]) == []
 
 
-async def test_an_offline_instance_is_refused_with_when_it_was_last_seen(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_an_offline_instance_is_refused_with_when_it_was_last_seen(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake = make_fake()
     async with connected(fake, mode=mode, health_check_timeout_ms=500) as connection:
         await fake.kill()
         row = await connection.until("alpha", "offline")
@@ -158,37 +163,39 @@ async def test_an_offline_instance_is_refused_with_when_it_was_last_seen(mode: s
             )
 
 
-async def test_an_error_of_the_agent_comes_back_as_one(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_an_error_of_the_agent_comes_back_as_one(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.script(Reply(text="I begin.", error="rate limit reached"))
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Go")
         assert answer.is_error
+        kind = make_fake.either("APIError", "provider.invalid-request")
         assert answer.text == (
-            "alpha: The agent stopped with an error: APIError: rate limit reached\n\nI begin."
+            f"alpha: The agent stopped with an error: {kind}: rate limit reached\n\nI begin."
         )
         assert (answer.data["state"], answer.data["text"]) == ("failed", "I begin.")
 
 
-async def test_a_model_that_does_not_exist_comes_back_as_an_error(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_a_model_that_does_not_exist_comes_back_as_an_error(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.script(Reply(bad_model=True))
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Go")
         assert answer.is_error
         assert answer.data["state"] == "failed"
-        assert "Model not found: fake/fake." in answer.text
+        assert make_fake.either("Model not found: fake/fake.", "Model unavailable: fake/fake") in answer.text
 
 
-async def test_an_error_of_someone_elses_prompt_does_not_spoil_a_good_answer(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_an_error_of_someone_elses_prompt_does_not_spoil_a_good_answer(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["All ", "is well."], gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Go") as sending:
             gate.release()
             await until(lambda: sending.heard)
-            error = {"name": "UnknownError", "data": {"message": "no title today"}}
-            fake.emit("session.error", {"sessionID": next(iter(fake.sessions)), "error": error})
+            say_error(fake, next(iter(fake.sessions)), "no title today")
             gate.open()
         assert not sending.answer.is_error
         assert sending.answer.text == "All is well."
@@ -200,9 +207,9 @@ async def test_an_error_of_someone_elses_prompt_does_not_spoil_a_good_answer(mod
     ids=["permission", "question"],
 )
 async def test_waiting_for_a_person_is_told_when_the_waiting_ends(
-    mode: str, step: ToolCall | Ask, what: str
+    mode: str, make_fake: MakeFake, step: ToolCall | Ask, what: str
 ) -> None:
-    fake = FakeOpenCode()
+    fake = make_fake()
     fake.script(Reply(tools=[step]))
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Go", wait=0.4)

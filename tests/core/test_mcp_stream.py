@@ -3,21 +3,21 @@
 from typing import Any
 
 import anyio
-import httpx2
 import pytest
 
 from opencode_mcp.conversation import listening, waiting
-from opencode_mcp.testing import FakeOpenCode, Gate, Reply, SubAgent, ToolCall
-from support.mcp_client import connected, in_both_eras, until
+from opencode_mcp.testing import Gate, Reply, SubAgent, ToolCall
+from support.generations import MakeFake, answer_permission, say_delta
+from support.mcp_client import connected, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, in_both_eras]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 JOINED = "opencode_mcp.conversation.waiting.JOINED_SECONDS"
 SIGN = "opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS"
 
 
-async def test_every_one_of_400_deltas_arrives_in_order(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_every_one_of_400_deltas_arrives_in_order(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     pieces = [f"{number} " for number in range(400)]
     fake.script(Reply(chunks=pieces))
     async with connected(fake, mode=mode) as connection:
@@ -27,10 +27,10 @@ async def test_every_one_of_400_deltas_arrives_in_order(mode: str) -> None:
 
 
 async def test_the_first_pieces_arrive_while_the_agent_goes_on(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(JOINED, 0)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     pieces = ["One, ", "two, ", "three."]
     fake.script(Reply(chunks=pieces, gate=gate))
     async with connected(fake, mode=mode) as connection:
@@ -43,10 +43,12 @@ async def test_the_first_pieces_arrive_while_the_agent_goes_on(
         assert sending.heard == pieces
 
 
-async def test_pieces_close_together_are_joined(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pieces_close_together_are_joined(
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert waiting.JOINED_SECONDS == 0.05
     monkeypatch.setattr(JOINED, 60)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     pieces = [f"{number} " for number in range(50)]
     fake.script(Reply(chunks=pieces, gate=gate))
     async with connected(fake, mode=mode) as connection:
@@ -57,8 +59,8 @@ async def test_pieces_close_together_are_joined(mode: str, monkeypatch: pytest.M
         assert sending.heard == [pieces[0], "".join(pieces[1:])]
 
 
-async def test_joined_pieces_are_not_held_back_until_the_end(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_joined_pieces_are_not_held_back_until_the_end(mode: str, make_fake: MakeFake) -> None:
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["a", "b", "c", "d"], gate=gate))
     async with (
         connected(fake, mode=mode) as connection,
@@ -71,16 +73,18 @@ async def test_joined_pieces_are_not_held_back_until_the_end(mode: str) -> None:
         gate.open()
 
 
-async def test_neither_reasoning_nor_the_question_is_in_the_text(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_neither_reasoning_nor_the_question_is_in_the_text(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.script(Reply(reasoning=["They want ", "tea."], text="Tea it is, for you.", delay=0.001))
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Tea, please", listen=True)
         assert answer.streamed == answer.text == "Tea it is, for you."
 
 
-async def test_text_between_tool_calls_streams_and_the_final_text_is_returned(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_text_between_tool_calls_streams_and_the_final_text_is_returned(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake = make_fake()
     fake.script(Reply(tools=[ToolCall(says="First I look."), ToolCall(says="Then I do.")], text="Done."))
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Go", listen=True)
@@ -88,24 +92,22 @@ async def test_text_between_tool_calls_streams_and_the_final_text_is_returned(mo
         assert answer.text == "Done."
 
 
-async def test_what_counts_is_what_was_stored_not_what_streamed(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_what_counts_is_what_was_stored_not_what_streamed(mode: str, make_fake: MakeFake) -> None:
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["Hello ", "world."], gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Hi") as sending:
             gate.release()
             await until(lambda: sending.heard)
             [session] = fake.messages
-            part = fake.messages[session][-1]["parts"][-1]
-            where = {"sessionID": session, "messageID": part["messageID"], "partID": part["id"]}
-            fake.emit("message.part.delta", {**where, "field": "text", "delta": "cruel "})
+            say_delta(fake, session, "cruel ")
             gate.open()
         assert sending.streamed == "Hello cruel world."
         assert sending.answer.text == sending.answer.data["text"] == "Hello world."
 
 
-async def test_a_sub_agents_words_are_not_mixed_in(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_a_sub_agents_words_are_not_mixed_in(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     child = Reply(text="I am the sub-agent and I talk a lot.", delay=0.001)
     fake.script(Reply(tools=[SubAgent(reply=child)], text="It looked around."))
     async with connected(fake, mode=mode) as connection:
@@ -113,8 +115,8 @@ async def test_a_sub_agents_words_are_not_mixed_in(mode: str) -> None:
         assert answer.streamed == answer.text == "It looked around."
 
 
-async def test_another_sessions_words_are_not_mixed_in(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_another_sessions_words_are_not_mixed_in(mode: str, make_fake: MakeFake) -> None:
+    fake, gate = make_fake(), Gate()
     mine, other = fake.create_session("Mine"), fake.create_session("Other")
     fake.script(Reply(chunks=["My ", "answer."], gate=gate))
     async with connected(fake, mode=mode) as connection:
@@ -127,9 +129,9 @@ async def test_another_sessions_words_are_not_mixed_in(mode: str) -> None:
         assert sending.streamed == sending.answer.text == "My answer."
 
 
-async def test_the_answer_to_somebody_elses_message_is_not_mixed_in(mode: str) -> None:
+async def test_the_answer_to_somebody_elses_message_is_not_mixed_in(mode: str, make_fake: MakeFake) -> None:
     """A person at the machine writes into the same session; OpenCode answers both in one go."""
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["My ", "answer."], gate=gate), Reply(text="Their answer.", gate=gate))
     session = fake.create_session("Shared")
     async with connected(fake, mode=mode) as connection:
@@ -144,41 +146,38 @@ async def test_the_answer_to_somebody_elses_message_is_not_mixed_in(mode: str) -
 
 
 async def test_a_permission_is_told_while_waiting_and_the_answer_follows_it(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SIGN, 0.05)
-    fake = FakeOpenCode()
+    fake = make_fake()
     fake.script(Reply(tools=[ToolCall(asks=True)], text="It said hi."))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Go") as sending:
             await until(lambda: "waits for a person to decide: permission: bash: echo hi" in sending.streamed)
-            await reply_to_permission(fake)
+            await answer_permission(fake)
         assert sending.answer.text == "It said hi."
 
 
-async def test_a_sub_agents_permission_is_told_as_well(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sub_agents_permission_is_told_as_well(
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(SIGN, 0.05)
-    fake = FakeOpenCode()
+    fake = make_fake()
     child = Reply(tools=[ToolCall(asks=True)], text="Looked.")
     fake.script(Reply(tools=[SubAgent(reply=child)], text="It looked around."))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Go") as sending:
             await until(lambda: "waits for a person to decide: permission: bash: echo hi" in sending.streamed)
-            await reply_to_permission(fake)
+            await answer_permission(fake)
         assert sending.answer.text == "It looked around."
 
 
-async def reply_to_permission(fake: FakeOpenCode) -> None:
-    [permission] = fake.permissions
-    async with httpx2.AsyncClient(base_url=fake.url, trust_env=False) as person:
-        answered = await person.post(f"/permission/{permission['id']}/reply", json={"reply": "once"})
-        answered.raise_for_status()
-
-
-async def test_a_silent_agent_gives_signs_of_life(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_agent_gives_signs_of_life(
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert listening.SIGN_OF_LIFE_SECONDS <= 10
     monkeypatch.setattr(SIGN, 0.05)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(text="Finally.", gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Think") as sending:
@@ -188,9 +187,11 @@ async def test_a_silent_agent_gives_signs_of_life(mode: str, monkeypatch: pytest
         assert sending.heard[-1] == sending.answer.text == "Finally."
 
 
-async def test_a_sign_of_life_names_the_tool_at_work(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sign_of_life_names_the_tool_at_work(
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(SIGN, 0.05)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     command = {"command": "make test", "description": "Run the tests"}
     fake.script(Reply(tools=[ToolCall(input=command)], text="Green.", gate=gate))
     async with connected(fake, mode=mode) as connection:
@@ -200,14 +201,14 @@ async def test_a_sign_of_life_names_the_tool_at_work(mode: str, monkeypatch: pyt
         assert sending.answer.text == "Green."
 
 
-async def test_who_did_not_ask_for_progress_gets_the_answer_alone(mode: str) -> None:
-    async with connected(FakeOpenCode(), mode=mode) as connection:
+async def test_who_did_not_ask_for_progress_gets_the_answer_alone(mode: str, make_fake: MakeFake) -> None:
+    async with connected(make_fake(), mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Hi")
         assert (answer.text, answer.progress) == ("You said: Hi", [])
 
 
-async def test_progress_numbers_rise(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_progress_numbers_rise(mode: str, make_fake: MakeFake) -> None:
+    fake = make_fake()
     fake.script(Reply(chunks=["a ", "b ", "c"], delay=0.06))
     numbers: list[float] = []
 

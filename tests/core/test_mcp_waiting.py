@@ -10,10 +10,12 @@ import pytest
 from opencode_mcp.mcp import tools
 from opencode_mcp.model import Session
 from opencode_mcp.opencode.v1 import V1
-from opencode_mcp.testing import FakeOpenCode, Fault, Gate, Reply, ToolCall
-from support.mcp_client import QUICK, connected, hold_back_turns, in_both_eras, until
+from opencode_mcp.opencode.v2 import V2
+from opencode_mcp.testing import Fault, Gate, Reply, ToolCall
+from support.generations import MakeFake
+from support.mcp_client import QUICK, connected, hold_back_turns, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, in_both_eras]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 WITHOUT_PROGRESS = "opencode_mcp.mcp.tools.WITHOUT_PROGRESS_SECONDS"
 SIGN = "opencode_mcp.conversation.listening.SIGN_OF_LIFE_SECONDS"
@@ -21,8 +23,10 @@ CHECK = "opencode_mcp.conversation.waiting.CHECK_SECONDS"
 
 
 @pytest.mark.slow
-async def test_when_the_waiting_ends_there_is_what_was_said_and_read_shows_the_rest(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_when_the_waiting_ends_there_is_what_was_said_and_read_shows_the_rest(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["The first half, ", "the second half."], gate=gate))
     gate.release()
     async with connected(fake, mode=mode) as connection:
@@ -40,8 +44,8 @@ async def test_when_the_waiting_ends_there_is_what_was_said_and_read_shows_the_r
         assert transcript.data["activity"] == "idle"
 
 
-async def test_a_wait_of_zero_hands_the_message_over_and_returns(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_a_wait_of_zero_hands_the_message_over_and_returns(mode: str, make_fake: MakeFake) -> None:
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(text="Later.", gate=gate))
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Work", wait=0)
@@ -53,11 +57,11 @@ async def test_a_wait_of_zero_hands_the_message_over_and_returns(mode: str) -> N
 
 
 async def test_who_shows_no_progress_is_not_kept_waiting_long(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tools.WITHOUT_PROGRESS_SECONDS == 45
     monkeypatch.setattr(WITHOUT_PROGRESS, 0)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     one, _ = fake.create_session("One"), fake.create_session("Two")
     fake.script(Reply(text="Yes, indeed.", gate=gate))
     async with connected(fake, mode=mode, send_timeout_ms=60_000) as connection:
@@ -70,8 +74,10 @@ async def test_who_shows_no_progress_is_not_kept_waiting_long(
         assert sending.answer.text == "Yes, indeed."
 
 
-async def test_send_timeout_bounds_the_wait_of_those_who_show_progress(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_send_timeout_bounds_the_wait_of_those_who_show_progress(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake = make_fake()
     fake.script(Reply(never_finishes=True))
     async with connected(fake, mode=mode, send_timeout_ms=1) as connection:
         answer = await connection.call("send", instance="alpha", message="Hi", listen=True)
@@ -80,24 +86,30 @@ async def test_send_timeout_bounds_the_wait_of_those_who_show_progress(mode: str
         assert busy.data["state"] == "busy"
 
 
-async def test_send_timeout_bounds_the_wait_of_those_who_show_none_too(mode: str) -> None:
-    fake = FakeOpenCode()
+async def test_send_timeout_bounds_the_wait_of_those_who_show_none_too(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake = make_fake()
     fake.script(Reply(never_finishes=True))
     async with connected(fake, mode=mode, send_timeout_ms=1) as connection:
         answer = await connection.call("send", instance="alpha", message="Hi")
         assert answer.data["state"] == "running"
 
 
-async def test_wait_overrides_both_defaults(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wait_overrides_both_defaults(
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(WITHOUT_PROGRESS, 0)
-    async with connected(FakeOpenCode(), mode=mode, send_timeout_ms=1) as connection:
+    async with connected(make_fake(), mode=mode, send_timeout_ms=1) as connection:
         for listen in (True, False):
             answer = await connection.call("send", instance="alpha", message="Hi", wait=20, listen=listen)
             assert answer.text == "You said: Hi"
 
 
-async def test_a_cancelled_call_ends_the_waiting_and_not_the_agents_work(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_a_cancelled_call_ends_the_waiting_and_not_the_agents_work(
+    mode: str, make_fake: MakeFake
+) -> None:
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["I ", "go ", "on."], gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Work") as sending:
@@ -117,8 +129,8 @@ async def test_a_cancelled_call_ends_the_waiting_and_not_the_agents_work(mode: s
         assert again.text == "You said: Now"
 
 
-async def test_a_stream_that_is_cut_in_the_middle_costs_no_final_text(mode: str) -> None:
-    fake, gate = FakeOpenCode(), Gate()
+async def test_a_stream_that_is_cut_in_the_middle_costs_no_final_text(mode: str, make_fake: MakeFake) -> None:
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["Before the cut, ", "during it, ", "and after."], gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Talk") as sending:
@@ -130,10 +142,10 @@ async def test_a_stream_that_is_cut_in_the_middle_costs_no_final_text(mode: str)
 
 
 async def test_a_stream_that_cannot_be_had_costs_no_final_text(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CHECK, 0.1)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["Before the cut, ", "and after."], gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Talk") as sending:
@@ -144,9 +156,11 @@ async def test_a_stream_that_cannot_be_had_costs_no_final_text(
         assert sending.answer.text == "Before the cut, and after."
 
 
-async def test_a_server_without_a_usable_stream_is_polled(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_without_a_usable_stream_is_polled(
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("opencode_mcp.conversation.waiting.CHECK_WITHOUT_STREAM_SECONDS", 0.05)
-    fake = FakeOpenCode()
+    fake = make_fake()
     fake.fault = Fault.STREAM_SILENT
     async with connected(fake, mode=mode, pace=dataclasses.replace(QUICK, probe=0.4)) as connection:
         answer = await connection.call("send", instance="alpha", message="Hi", listen=True)
@@ -155,10 +169,10 @@ async def test_a_server_without_a_usable_stream_is_polled(mode: str, monkeypatch
 
 @pytest.mark.slow
 async def test_an_instance_that_dies_meanwhile_is_told_and_not_waited_for_beyond_the_wait(
-    mode: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(SIGN, 0.05)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["Half of ", "it"], gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Talk", wait=1) as sending:
@@ -173,10 +187,10 @@ async def test_an_instance_that_dies_meanwhile_is_told_and_not_waited_for_beyond
 
 
 async def test_an_answer_cut_off_by_a_restart_is_an_error_and_no_answer(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CHECK, 0.1)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(chunks=["Half of ", "it"], gate=gate))
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Talk") as sending:
@@ -191,8 +205,10 @@ async def test_an_answer_cut_off_by_a_restart_is_an_error_and_no_answer(
 
 
 @pytest.mark.parametrize("tool", ["send", "read"])
-async def test_nobody_waits_for_another_instance_that_hangs(mode: str, tool: str) -> None:
-    fakes = FakeOpenCode(), FakeOpenCode()
+async def test_nobody_waits_for_another_instance_that_hangs(
+    mode: str, make_fake: MakeFake, tool: str
+) -> None:
+    fakes = make_fake(), make_fake()
     fakes[1].fault = Fault.HANG
     patience: dict[str, Any] = {
         "pace": dataclasses.replace(QUICK, probe=30),
@@ -205,19 +221,20 @@ async def test_nobody_waits_for_another_instance_that_hangs(mode: str, tool: str
 
 
 async def test_an_agent_that_ends_while_it_is_asked_for_is_not_cut_short(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CHECK, 0.05)
-    fake, gate = FakeOpenCode(), Gate()
+    fake, gate = make_fake(), Gate()
     fake.script(Reply(tools=[ToolCall(says="I look.")], text="Done.", gate=gate))
-    ask = V1.is_busy
+    kind: type[V1 | V2] = make_fake.either(V1, V2)
+    ask = kind.is_busy
 
-    async def ask_when_it_has_just_ended(api: V1, session: Session) -> bool:
+    async def ask_when_it_has_just_ended(api: Any, session: Session) -> bool:
         gate.open()
         await until(lambda: not fake.busy)
         return await ask(api, session)
 
-    monkeypatch.setattr(V1, "is_busy", ask_when_it_has_just_ended)
+    monkeypatch.setattr(kind, "is_busy", ask_when_it_has_just_ended)
     async with connected(fake, mode=mode) as connection:
         async with connection.meanwhile("send", instance="alpha", message="Go") as sending:
             gate.release()
@@ -225,11 +242,11 @@ async def test_an_agent_that_ends_while_it_is_asked_for_is_not_cut_short(
 
 
 async def test_an_agent_that_does_nothing_with_the_message_is_reported(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CHECK, 0.05)
     monkeypatch.setattr("opencode_mcp.conversation.waiting.NOTHING_HAPPENS_SECONDS", 0.1)
-    fake = FakeOpenCode()
+    fake = make_fake()
     begin = hold_back_turns(fake, monkeypatch)
     async with connected(fake, mode=mode) as connection:
         answer = await connection.call("send", instance="alpha", message="Hello?")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from opencode_mcp import Endpoint, Instance, Route
+from opencode_mcp import Endpoint, Instance, Route, explain
 
 GOOD = {"id": "1", "name": "laptop", "url": "http://127.0.0.1:4096"}
 
@@ -222,3 +222,13 @@ def test_a_sign_of_life_alone_makes_no_other_instance():
     heard = dataclasses.replace(quiet, last_seen=datetime(2025, 1, 2, tzinfo=UTC))
     assert quiet == heard
     assert quiet != dataclasses.replace(quiet, detail="gone")
+
+
+def test_what_a_model_refuses_is_explained_in_one_line_without_the_values():
+    wrong = {"id": "1", "name": "\x1b[2J", "url": "http://me:hunter2@host", "labels": {"room": 7}}
+    with pytest.raises(ValidationError) as refused:
+        Endpoint.model_validate(wrong)
+    assert explain(refused.value) == (
+        "name: must not hold control, line-breaking or invisible characters; url: must not hold credentials; "
+        "labels.room: Input should be a valid string"
+    )

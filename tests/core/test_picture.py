@@ -16,6 +16,7 @@ from opencode_mcp.opencode.api import (
     Request,
     RequestClosed,
     RequestOpened,
+    SessionChanged,
     SessionDeleted,
     SessionFailed,
     SessionUpdated,
@@ -348,8 +349,59 @@ def test_a_server_that_talks_without_end_fills_no_memory(source: str, monkeypatc
             one.apply(busy(name))
             one.apply(RequestOpened(request(f"r{number}", name)))
             one.apply(uses(name, "bash"))
-    held = {name: len(value) for name, value in vars(one).items() if name != "directory"}
-    assert set(held) == {"_sessions", "_busy", "_requests", "_doing"}
+    held = {name: len(value) for name, value in vars(one).items() if name.startswith("_")}
+    assert set(held) == {"_sessions", "_busy", "_requests", "_doing", "_unknown"}
     assert held["_sessions"] == 200
-    assert max(held["_busy"], held["_requests"], held["_doing"]) <= 50
+    assert max(held["_busy"], held["_requests"], held["_doing"], held["_unknown"]) <= 50
     assert one.activity is Activity.BUSY
+
+
+def everywhere(*sessions: Session, busy: tuple[str, ...] = ()) -> Snapshot:
+    """Of a server without a project of its own, as 2.x is."""
+    return Snapshot(directory="", sessions=sessions, busy=frozenset(busy), requests=())
+
+
+def test_of_a_server_without_a_project_a_snapshot_covers_all_projects():
+    one = Picture()
+    one.start(everywhere(session("a", 1, directory="/srv/a"), session("b", 2, directory="/srv/b")))
+    assert one.directory == ""
+    assert title(one) == "The b"
+    one.apply(updated("child", parent="a"))
+    one.start(everywhere(session("a", 1, directory="/srv/a"), busy=("child",)))
+    assert one.title("b") == ""
+    assert title(one) == "The a"
+    assert one.directories == {"/srv/a", HOME}
+
+
+def test_what_changes_of_a_session_is_taken_over_and_the_rest_stays():
+    one = picture(session("a", 5), session("b", 4))
+    assert one.apply(SessionChanged("b", updated=9))
+    assert title(one) == "The b"
+    assert one.apply(SessionChanged("b", title="Another"))
+    assert one.apply(SessionChanged("b", directory="/srv/new"))
+    assert one.session == Session(id="b", title="Another", directory="/srv/new", updated=9)
+    one.apply(SessionChanged("b", updated=3))  # late
+    assert one.session is not None
+    assert one.session.updated == 9
+    assert not one.apply(SessionChanged("never", title="x"))
+    assert one.title("never") == ""
+
+
+def test_a_session_at_work_of_which_nothing_is_known_is_puzzling_once():
+    one = picture(session("a"))
+    one.apply(busy("a"))
+    assert not one.puzzled
+    one.apply(busy("unseen"))
+    assert one.puzzled
+    one.start(snapshot(session("a"), busy=("a", "unseen")))
+    assert not one.puzzled
+    one.apply(idle("unseen"))
+    one.apply(busy("unseen"))
+    assert not one.puzzled, "a snapshot knows no more of it"
+
+
+def test_a_session_that_was_archived_and_comes_back_to_work_is_puzzling():
+    one = picture(session("a"))
+    one.apply(SessionDeleted("a"))
+    one.apply(busy("a"))
+    assert one.puzzled

@@ -3,9 +3,11 @@
 import json
 import logging
 import sys
+import threading
 from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,6 +16,7 @@ from opencode_mcp.errors import PluginError
 from opencode_mcp.plugins import InstalledTransport, Plugins, installed_transports, missing_transports
 from support.command import Command, Outcome
 from support.distributions import Site
+from support.held import Held, held
 
 DESCRIBE = """
     from contextlib import asynccontextmanager
@@ -66,6 +69,14 @@ def test_a_transport_is_loaded_by_the_name_of_its_entry_point(site: Site):
     site.install_transport("semaphore")
     (plugin,) = Plugins().load_transports(["semaphore"])
     assert (plugin.name, plugin.summary, plugin.contract) == ("semaphore", "Finds nothing", CONTRACT_VERSION)
+    assert plugin.package == "opencode-mcp-semaphore 1.0"
+
+
+def test_a_transport_does_not_say_itself_who_brings_it(site: Site):
+    source = f"{HOOK}return [describe('semaphore', package='opencode-mcp-mdns 1.0')]"
+    site.install("dist", transports={"semaphore": "semaphore"}, modules={"semaphore": source})
+    (plugin,) = Plugins().load_transports(["semaphore"])
+    assert plugin.package == "dist 1.0"
 
 
 def test_several_are_loaded_in_the_order_asked_for(site: Site):
@@ -153,6 +164,70 @@ def test_a_broken_transport_is_told_with_its_distribution_the_cause_and_the_mend
     assert row("semaphore").problem == told
 
 
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Generator[Held]:
+    """Where a plugin hangs that says `held_up.here()`; it is given up soon if it said `held_up.soon()`."""
+    module = ModuleType("held_up")
+    monkeypatch.setitem(sys.modules, "held_up", module)
+    with held() as one:
+        vars(module).update(here=one, soon=lambda: monkeypatch.setattr(PATIENCE, 0.1))
+        yield one
+    for thread in threading.enumerate():
+        if thread.name == "loads a plugin":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+PATIENCE = "opencode_mcp.plugins._PATIENCE_SECONDS"
+
+
+@pytest.mark.parametrize(
+    ("patience", "source"),
+    [
+        (0.1, "import held_up\nheld_up.here()"),
+        (30.0, f"{HOOK}held_up.here()\n    import held_up\n    held_up.soon()"),
+    ],
+    ids=["import", "hook"],
+)
+def test_a_transport_that_hangs_is_given_up_and_told_like_any_broken_one(
+    site: Site, hook: Held, monkeypatch: pytest.MonkeyPatch, patience: float, source: str
+):
+    monkeypatch.setattr(PATIENCE, patience)
+    site.install("dist", transports={"semaphore": "semaphore"}, modules={"semaphore": source})
+    assert refused("semaphore") == (
+        "Plugin 'semaphore' (from dist 1.0, semaphore) is broken: TimeoutError: it has not returned within "
+        "0.1 s. To mend it: pip install --force-reinstall dist"
+    )
+
+
+def test_a_policy_that_hangs_on_import_is_left_out_and_the_others_are_in_force(
+    site: Site, hook: Held, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(
+        "opencode_mcp.plugins._PATIENCE_SECONDS", 1.0
+    )  # the good one has to be imported in it
+    site.install("bad-dist", plugins={"bad": "bad"}, modules={"bad": "import held_up\nheld_up.here()"})
+    site.install("dist", plugins={"policy": "policy"}, modules={"policy": ADMITS_NOBODY})
+    plugins = Plugins()
+    (problem,) = plugins.load_instance_hooks()
+    assert hook.entered
+    assert plugins.hook.opencode_mcp_instance_admit(endpoint=None) is False
+    assert str(problem).startswith(
+        "Plugin 'bad' (from bad-dist 1.0, bad) is broken: TimeoutError: it has not"
+    )
+    assert [one.getMessage() for one in caplog.records] == [f"{problem} Its hooks are not in force."]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["raise TimeoutError('no luck')", f"{HOOK}raise TimeoutError('no luck')"],
+    ids=["import", "hook"],
+)
+def test_a_time_out_of_a_plugins_own_is_told_in_its_own_words(site: Site, source: str):
+    site.install("dist", transports={"semaphore": "semaphore"}, modules={"semaphore": source})
+    assert "is broken: TimeoutError: no luck. To mend it" in refused("semaphore")
+
+
 def test_a_missing_dependency_is_named_and_a_missing_part_of_the_plugin_itself_is_not(site: Site):
     for name, missing in {"a": "a_dependency.deep", "b": "b.deep"}.items():
         site.install(f"dist-{name}", transports={name: name}, modules={name: f"import {missing}"})
@@ -219,8 +294,9 @@ def test_a_misspelt_hook_is_refused(site: Site):
     source = f"{DESCRIBE}    @hookimpl\n    def opencode_mcp_transprots(): return [describe('semaphore')]"
     site.install("dist", transports={"semaphore": "semaphore"}, modules={"semaphore": source})
     told = refused("semaphore")
-    assert told.startswith("Plugin 'semaphore (from dist)' does not fit the hooks of opencode-mcp: ")
+    assert told.startswith("Plugin 'semaphore (from dist 1.0)' does not fit the hooks of opencode-mcp: ")
     assert "unknown hook 'opencode_mcp_transprots'" in told
+    assert told.endswith(". Update the package that brings it, or uninstall it.")
 
 
 def test_a_name_that_two_distributions_bring_is_refused_naming_both(site: Site):
@@ -275,9 +351,10 @@ def test_a_broken_policy_is_logged_and_left_out_and_the_others_are_in_force(
     site.install("dist", plugins={"policy": "policy"}, modules={"policy": ADMITS_NOBODY})
     site.install("bad-dist", plugins={name: "bad"}, modules={"bad": "import surely_missing"})
     plugins = Plugins()
-    plugins.load_instance_hooks()
+    (problem,) = plugins.load_instance_hooks()
     assert plugins.hook.opencode_mcp_instance_admit(endpoint=None) is False
     (record,) = caplog.records
+    assert record.getMessage().startswith(str(problem))
     assert record.levelno == logging.ERROR
     assert record.exc_info is None
     assert record.getMessage().startswith(
@@ -310,7 +387,7 @@ def test_a_policy_that_fails_is_known_by_its_distribution(site: Site):
     plugins = Plugins()
     plugins.load_instance_hooks()
     (found,) = plugins.hook.opencode_mcp_instance_admit.get_hookimpls()
-    assert found.plugin_name == "policy (from dist)"
+    assert found.plugin_name == "policy (from dist 1.0)"
 
 
 def test_all_installed_are_listed_by_name_with_the_state_they_are_in(site: Site):
@@ -442,3 +519,18 @@ def test_a_selected_transport_that_is_not_installed_is_a_broken_row_of_its_own()
     (row,) = missing_transports(["local-relay", "nowhere"])
     assert (row.name, row.selected) == ("nowhere", True)
     assert row.problem == "TRANSPORT asks for 'nowhere', which is not installed."
+
+
+def test_an_error_that_cannot_say_what_it_is_costs_that_plugin_only(
+    site: Site, caplog: pytest.LogCaptureFixture
+):
+    silent = """
+        class Silent(Exception):
+            def __str__(self):
+                raise ValueError("no words")
+
+        raise Silent
+        """
+    site.install("dist", plugins={"silent": "silent"}, modules={"silent": silent})
+    Plugins().load_instance_hooks()
+    assert "Plugin 'silent' (from dist 1.0, silent) is broken: Silent: Silent" in caplog.text

@@ -75,6 +75,46 @@ async def test_the_default_watch_publishes_at_once_and_then_waits_for_its_turn()
     assert transport.rescan_seconds == 30.0
 
 
+async def test_a_look_of_the_default_watch_that_hangs_ends_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("opencode_mcp.transport._LONGEST_LOOK", 0.05)
+
+    class Hangs(Smallest):
+        async def discover(self) -> Sequence[Endpoint]:
+            await anyio.sleep_forever()
+            raise NotImplementedError
+
+    published: list[Sequence[Endpoint]] = []
+    told = r"Its discover\(\) has not returned within 0\.05 s\."
+    with anyio.fail_after(30), pytest.raises(TransportError, match=told):
+        await Hangs(looks=1).watch(published.append)
+    assert published == []
+
+
+async def test_a_time_out_of_the_looks_own_is_not_taken_for_one_that_hangs():
+    class TimesOut(Smallest):
+        async def discover(self) -> Sequence[Endpoint]:
+            raise TimeoutError("the directory does not answer")
+
+    with pytest.raises(TimeoutError, match="the directory does not answer"):
+        await TimesOut(looks=1).watch(lambda _: None)
+
+
+async def test_a_look_that_forgets_to_return_is_not_taken_for_one_that_hangs():
+    class Forgets(Smallest):
+        async def discover(self) -> Sequence[Endpoint]:  # pyright: ignore[reportReturnType] - that is the point
+            pass
+
+    published: list[Sequence[Endpoint]] = []
+
+    def publish(endpoints: Sequence[Endpoint]) -> None:
+        published.append(endpoints)
+        raise RuntimeError("published")
+
+    with pytest.raises(RuntimeError, match="published"):
+        await Forgets(looks=1).watch(publish)
+    assert published == [None]
+
+
 async def test_the_default_route_goes_straight_to_the_endpoint():
     async with Smallest(looks=1).connect(ENDPOINT) as route:
         assert route == Route(base_url="http://127.0.0.1:4096", headers={}, transport=None)
@@ -103,6 +143,7 @@ def test_a_descriptor_is_for_the_present_contract_unless_it_says_so():
 
     plugin = TransportPlugin(name="smallest", summary="…", settings=Settings, open=opened)
     assert plugin.contract == CONTRACT_VERSION == 1
+    assert plugin.package == ""
     with pytest.raises(dataclasses.FrozenInstanceError):
         plugin.name = "other"  # pyright: ignore[reportAttributeAccessIssue] - that is the question
 

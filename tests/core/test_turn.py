@@ -2,7 +2,15 @@
 
 from opencode_mcp import Activity
 from opencode_mcp.conversation.turn import Turn, is_last
-from opencode_mcp.opencode.api import ActivityChanged, Delta, Message, MessageUpdated, PartUpdated
+from opencode_mcp.opencode.api import (
+    ActivityChanged,
+    Delta,
+    Event,
+    Message,
+    MessageUpdated,
+    PartUpdated,
+    SessionFailed,
+)
 
 BEFORE = Message(id="m0", role="assistant", parent_id="old", completed=True, finish="stop", text="old answer")
 
@@ -87,3 +95,88 @@ def test_coming_to_rest_is_worth_a_look():
     assert not turn.maybe_over
     turn.read([ActivityChanged("s", Activity.IDLE)])
     assert turn.maybe_over
+
+
+def of_2(*events: Event) -> Turn:
+    """A turn whose server told the prompt's id, as 2.x does."""
+    turn = Turn("s", "go", [BEFORE])
+    turn.asked("q")
+    turn.read([MessageUpdated("s", user("q")), MessageUpdated("s", said("a", "q", finish="")), *events])
+    return turn
+
+
+def piece(text: str, part: str = "a:0") -> Delta:
+    return Delta("s", part.partition(":")[0], part, text, "text")
+
+
+def whole(text: str, part: str = "a:0") -> PartUpdated:
+    return PartUpdated("s", part.partition(":")[0], part, "text", text)
+
+
+def test_a_prompt_whose_id_is_known_streams_without_a_word_about_its_parts():
+    assert of_2(piece("Hel"), piece("lo")).text == "Hello"
+
+
+def test_what_was_not_heard_of_a_text_is_told_by_the_whole_of_it_and_nothing_twice():
+    turn = of_2(piece("Hel"))
+    assert turn.read([whole("Hello there")]) == "lo there"
+    assert turn.read([whole("Hello there"), whole("Hello there")]) == ""
+    assert turn.read([whole("Second", "a:1"), whole("Hello there"), whole("Second", "a:1")]) == "\n\nSecond"
+    assert turn.text == "Hello there\n\nSecond"
+
+
+def test_a_text_with_a_gap_in_the_middle_is_not_said_again():
+    turn = of_2(piece("Hel"), piece("there"))  # "lo " was not heard
+    assert turn.read([whole("Hello there")]) == ""
+    assert turn.text == "Helthere"
+
+
+def test_the_answer_to_another_prompt_does_not_stream_and_one_that_says_no_prompt_may():
+    turn = of_2(MessageUpdated("s", said("b", "theirs")), piece("theirs", "b:0"))
+    assert turn.text == ""
+    turn.read([MessageUpdated("s", said("c", "")), piece("ours", "c:0")])
+    assert turn.text == "ours"
+    nobody = Turn("s", "go", [])
+    nobody.read([MessageUpdated("s", said("c", "")), piece("not yet asked", "c:0")])
+    assert nobody.text == ""
+
+
+def test_earlier_turns_neither_answer_nor_supersede_a_prompt_that_waits_for_its_own():
+    turn = of_2()
+    earlier = [user("p", "before"), said("a0", "p", "old"), user("r", "go"), said("a1", "r", "same question")]
+    assert turn.answer(earlier) is None
+    assert not turn.superseded
+    ours = [*earlier, user("q", "go"), said("a", "q", "ours")]
+    assert turn.answer(ours) is ours[-1]
+    assert not turn.superseded
+
+
+def test_a_message_that_steers_our_turn_is_answered_with_ours():
+    turn = of_2()
+    stored = [user("q", "go"), said("a", "q", "step", "tool-calls"), user("s1", "and quickly")]
+    assert turn.answer(stored) is stored[1]
+    stored += [said("b", "s1", "both done")]
+    assert turn.answer(stored) is stored[-1]
+    stored += [user("n", "next"), said("c", "n", "not ours")]
+    assert turn.answer(stored) is stored[3]
+    assert turn.superseded
+
+
+def test_a_message_that_waits_behind_our_turn_is_not_answered_with_ours():
+    turn = of_2()
+    stored = [user("q", "go"), said("a", "q", "step", "tool-calls"), user("n", "theirs")]
+    stored += [said("b", "q", "ours"), said("c", "n", "theirs")]
+    assert turn.answer(stored) is stored[3]
+    assert turn.superseded
+
+
+def test_text_without_end_is_kept_up_to_a_bound():
+    turn = of_2()
+    for number in range(20):
+        turn.read([piece("x" * 400_000, f"a:{number}")])
+    assert len(turn.text) < 1_500_000
+
+
+def test_an_execution_that_fails_is_worth_a_look_and_says_why():
+    turn = of_2(SessionFailed("s", "interrupted (user)"))
+    assert (turn.error, turn.maybe_over) == ("interrupted (user)", True)

@@ -13,6 +13,14 @@ from support.real_sshd import RealSshd, end, running_sshd, running_with
 STRANGER = 54321
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where OpenCode 2.x would keep its service file: not that of whoever runs the tests."""
+    path = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(path))
+    return path
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Path:
     """A registry directory as it should be."""

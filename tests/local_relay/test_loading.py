@@ -13,7 +13,7 @@ SSH = {
     *("control", "ending", "entry", "login", "outside", "process", "relay", "remote", "script", "ssh"),
     "tunnel",
 }
-FINDING = {"registry", "watching"}
+FINDING = {"registry", "services", "watching"}
 
 USING = """
 import os, sys, anyio

@@ -84,11 +84,13 @@ class Started:
 class Connected:
     """Runs `opencode-connected` in `home`, with the light OpenCode on PATH, or the real one.
 
-    What it starts, and what that starts, is known by its HOME.
+    What it starts, and what that starts, is known by its HOME. The light one does what `does` says, unless
+    the test says another.
     """
 
     home: Path
     real: bool = False
+    does: str = ""
 
     def __post_init__(self) -> None:
         for directory in (self.project, self.records, self.programs):
@@ -140,6 +142,7 @@ class Connected:
             **own,
             "XDG_STATE_HOME": str(self.state.parent),
             "LIGHT_RECORDS": str(self.records),
+            **({"LIGHT_DOES": self.does} if self.does else {}),
             "OPENCODE_DISABLE_AUTOUPDATE": "1",
             "OPENCODE_DISABLE_MODELS_FETCH": "1",
             **variables,
@@ -244,6 +247,34 @@ class Connected:
         eventually(self.runs)
         [found] = self.runs()
         return found
+
+    @property
+    def service(self) -> Path:
+        """Where OpenCode 2.x has the file of its background service."""
+        return self.home / "state" / "opencode" / "service.json"
+
+    def opencode(self, *words: str, **variables: str) -> None:
+        """Run the light OpenCode itself, to its end."""
+        subprocess.run(
+            [str(self.programs / "opencode"), *words],
+            env=self.environment(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # no pipe: the service would keep it
+            stderr=subprocess.DEVNULL,
+            timeout=30,
+            check=True,
+        )
+
+    def told(self) -> dict[str, Any]:
+        """Wait for the service file, and return what it says."""
+        eventually(self.service.exists)
+        return json.loads(self.service.read_text())
+
+    def stop_service(self) -> None:
+        """End the background service, if there is one."""
+        for pid, words in self.processes().items():
+            if "service run" in words:
+                os.kill(pid, signal.SIGTERM)
 
     def pids(self) -> list[int]:
         """The processes of `opencode-connected` that have left a record, running or not."""

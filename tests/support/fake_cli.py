@@ -3,6 +3,9 @@
 import os
 import sys
 
+if __name__ == "__main__" and sys.argv[1:] == ["--version"]:
+    sys.exit(print("1.18.33"))  # before what takes time
+
 import anyio
 
 from support.fake_process import serve

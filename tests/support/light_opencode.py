@@ -7,6 +7,8 @@ is said by `LIGHT_DOES`, words with commas between:
 * `deaf`: take connections and never answer. `stranger`: answer as some other web server. `locked=PASSWORD`:
   want a password of its own.
 * `stubborn`: ignore every signal that can be ignored. `polite=N`: end with N on SIGTERM.
+* `version=X`: say that, to `--version` too; from 2 on behave as OpenCode 2.x does: see `light_service`.
+* `mute`: say no version. `sulky`: take its time to.
 * `child`: start a process of its own; `child=stubborn`: one that ignores the signals too.
 
 SIGUSR1 ends it with `code=N`, or 0. A file for each run in `LIGHT_RECORDS` says how it was started.
@@ -29,6 +31,18 @@ def main() -> None:
     for word in os.environ.get("LIGHT_DOES", "").split(","):
         name, _, value = word.partition("=")
         does[name] = value
+    version = does.setdefault("version", "1.18.33")
+    if sys.argv[-1] == "--version":
+        with open(f"{os.environ['LIGHT_RECORDS']}/asked", "a") as file:  # noqa: PTH123
+            file.write("--version\n")
+        time.sleep(300 if "sulky" in does else 0)
+        sys.exit("mute" in does or print(version))
+    if version.startswith("2"):
+        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+        import light_service
+
+        light_service.main(does)
+        return
     obey(does)
     if "child" in does:
         trap = "trap '' TERM HUP INT QUIT; " if does["child"] == "stubborn" else ""

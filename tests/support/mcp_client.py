@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from mcp import Client
 from mcp.client._memory import InMemoryTransport
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, Implementation, TextContent
 
 from opencode_mcp import Endpoint, Rejection, Settings, Transport, TransportPlugin
 from opencode_mcp.fleet import Fleet
@@ -19,6 +19,7 @@ from opencode_mcp.mcp.server import create_server
 from opencode_mcp.plugins import Plugins
 from opencode_mcp.settings import CoreSettings
 from opencode_mcp.testing import FakeOpenCode
+from support.generations import PASSWORD
 
 in_both_eras = pytest.mark.parametrize("mode", ["auto", "legacy"], ids=["modern", "legacy"])
 """Runs a test as a client of protocol 2026-07-28, and as one that does the `initialize` handshake."""
@@ -175,28 +176,24 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
 
 def prompts(fake: FakeOpenCode) -> list[tuple[str, str]]:
     """Session and text of every prompt that came in."""
-    return [
-        (request.path.split("/")[2], request.body["parts"][0]["text"])
-        for request in fake.requests
-        if request.path.endswith("/prompt_async")
-    ]
+    found: list[tuple[str, str]] = []
+    for request in fake.requests:
+        if request.path.endswith("/prompt_async"):
+            found.append((request.path.split("/")[2], request.body["parts"][0]["text"]))
+        elif request.path.endswith("/prompt"):
+            found.append((request.path.split("/")[3], request.body["text"]))
+    return found
 
 
 def aborts(fake: FakeOpenCode) -> list[str]:
     """The sessions that were to be aborted."""
-    return [request.path.split("/")[2] for request in fake.requests if request.path.endswith("/abort")]
+    stopped = [one.path for one in fake.requests if one.path.endswith(("/abort", "/interrupt"))]
+    return [path.split("/")[-2] for path in stopped]
 
 
 def hold_back_turns(fake: FakeOpenCode, monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
     """Let prompts be taken and nothing happen until the event is set, as OpenCode does for up to a second."""
-    start, begin = fake._routes._start, anyio.Event()
-
-    async def start_later(session_id: str, body: dict[str, Any]) -> None:
-        await begin.wait()
-        start(session_id, body)
-
-    monkeypatch.setattr(fake._routes, "_start_later", start_later)
-    return begin
+    return fake.hold_turns()
 
 
 @asynccontextmanager
@@ -218,6 +215,8 @@ async def connected(
     names: Sequence[str] = ("alpha", "beta", "gamma"),
     pace: Pace = QUICK,
     online: bool = True,
+    hooks: Sequence[object] = (),
+    client_info: Implementation | None = None,
     **settings: Any,
 ) -> AsyncGenerator[Connection]:
     """Serve the fakes and connect a client to a server that finds them.
@@ -228,6 +227,8 @@ async def connected(
         names: What the fakes are called, in order.
         pace: The fleet's waits.
         online: Wait until all of them are online.
+        hooks: Plugins with instance hooks.
+        client_info: What the client says it is.
         **settings: Of core.
     """
     transport = Listed()
@@ -237,15 +238,18 @@ async def connected(
         yield transport
 
     plugin = TransportPlugin(name="listed", summary="What the test says", settings=Settings, open=opened)
-    given: dict[str, Any] = {"server_password": None, "discovery_interval_ms": 100, **settings}
+    given: dict[str, Any] = {"server_password": PASSWORD, "discovery_interval_ms": 100, **settings}
     core = CoreSettings(**given)
-    fleet = Fleet([(plugin, Settings())], Plugins().hook, core, pace)
+    plugins = Plugins()
+    for number, hook in enumerate(hooks):
+        plugins.register(hook, f"test-hook-{number}")
+    fleet = Fleet([(plugin, Settings())], plugins.hook, core, pace)
     async with plain_errors(), AsyncExitStack() as stack:
         for fake, name in zip(fakes, names, strict=False):
             await stack.enter_async_context(fake.serve())
             transport.add(fake.url, name, hostname="laptop", vouched=True)
         wire = InMemoryTransport(create_server(fleet.running, core))  # the messages that stdio would carry
-        client = await stack.enter_async_context(Client(wire, mode=mode))
+        client = await stack.enter_async_context(Client(wire, mode=mode, client_info=client_info))
         connection = Connection(client, fleet, transport)
         if online:
             for endpoint in transport.endpoints:

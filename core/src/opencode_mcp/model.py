@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from opencode_mcp.text import has_unsafe
+from opencode_mcp.text import clean_line, has_unsafe
 
 if TYPE_CHECKING:
     import httpx2
@@ -39,6 +39,16 @@ def server_url(value: str) -> str:
     if "?" in value or "#" in value:
         raise ValueError("must not hold a query or a fragment")
     return f"{parts.scheme}{value[len(parts.scheme) :]}".rstrip("/")
+
+
+def explain(error: ValidationError) -> str:
+    """Say in one line what is wrong with what a model refused, field by field, without the values.
+
+    For the reason of a `Rejection`.
+    """
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in problems]
+    return clean_line("; ".join(f"{where}: {why}" if where else why for where, why in told), 500)
 
 
 _Line = Annotated[str, AfterValidator(_safe)]
@@ -82,11 +92,18 @@ class Route:
         headers: Added to every request; may hold a secret, so they stay out of the repr.
         transport: A way of its own (a unix socket, a proxy, a tunnel); None for plain TCP. It is closed
             when the connection ends, so give each route its own.
+        auth: Credentials that the transport itself knows, for example from a file of the same user; they
+            count before those of the `auth` hook and of the settings. See `opencode_auth`.
+        pid: The process that has to answer there, an OpenCode 2.x; None if that is not known.
+        version: The version that it has to say; empty if that is not known.
     """
 
     base_url: str
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str], repr=False)
     transport: "httpx2.AsyncBaseTransport | None" = None
+    auth: "httpx2.Auth | None" = dataclasses.field(default=None, repr=False)
+    pid: int | None = None
+    version: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,3 +203,32 @@ class Instance:
     session: Session | None = None
     waiting_for: str = ""
     last_seen: datetime | None = dataclasses.field(default=None, compare=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Action:
+    """Something that is done to an instance, for the hook `opencode_mcp_instance_audit`.
+
+    Attributes:
+        id: The same for all that is said of one action; no other one has it.
+        kind: A message is sent, an agent is stopped, or a conversation is read.
+        instance: The instance as it stood when the action began.
+        caller: Who asked for it: `cli`, or an MCP client's name and version, which it chooses itself.
+        began: When it began, UTC.
+        session: The id of the session, or empty while none is chosen.
+        text: The message; empty unless one is sent.
+        outcome: Empty as it begins. Once it is over: `done`, `running`, `busy`, `failed`, `aborted` or
+            `nothing to abort`, as the tool says; `cancelled`; or `error`, and then it was not carried out,
+            or `detail` says that this is not known.
+        detail: More on the outcome, one line; or empty. Never what the agent answered.
+    """
+
+    id: str
+    kind: Literal["send", "abort", "read"]
+    instance: Instance
+    caller: str
+    began: datetime
+    session: str = ""
+    text: str = dataclasses.field(default="", repr=False)
+    outcome: str = ""
+    detail: str = ""

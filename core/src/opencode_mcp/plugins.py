@@ -7,9 +7,11 @@ nothing. Plugins with instance hooks are always loaded; a broken one is reported
 import dataclasses
 import inspect
 import logging
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -23,6 +25,7 @@ TRANSPORTS_GROUP = "opencode_mcp.transports"
 PLUGINS_GROUP = "opencode_mcp.plugins"
 
 _REASON_SHOWN = 500
+_PATIENCE_SECONDS = 10.0
 _NO_PLAIN_FUNCTION = (
     inspect.iscoroutinefunction,
     inspect.isgeneratorfunction,
@@ -30,6 +33,8 @@ _NO_PLAIN_FUNCTION = (
 )
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,9 @@ class Plugins:
         if self._manager.is_registered(plugin):
             return  # one module may bring several transports, and instance hooks besides
         if self._manager.has_plugin(name):
-            raise PluginError(f"There is another plugin {name!r}, which stays in force.")
+            raise PluginError(
+                f"There is another plugin {name!r}, which stays in force. Uninstall all but one of them."
+            )
         try:
             self._manager.register(plugin, name=name)
             self._manager.check_pending()
@@ -84,8 +91,11 @@ class Plugins:
         except Exception as error:  # pluggy's own, and whatever the attributes of foreign objects raise
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
-            reason = clean_line(str(error), _REASON_SHOWN)
-            raise PluginError(f"Plugin {name!r} does not fit the hooks of opencode-mcp: {reason}") from error
+            reason = clean_line(_words(error), _REASON_SHOWN)
+            raise PluginError(
+                f"Plugin {name!r} does not fit the hooks of opencode-mcp: {reason.removesuffix('.')}. "
+                "Update the package that brings it, or uninstall it."
+            ) from error
 
     def _require_plain_functions(self, plugin: object) -> None:
         # The coroutine of an async policy would count as a yes, and so would a wrapper's generator.
@@ -94,13 +104,20 @@ class Plugins:
                 if any(is_other(one.function) for is_other in _NO_PLAIN_FUNCTION):
                     raise PluginError(f"its hook {hook.name!r} is async, a generator or a wrapper")
 
-    def load_instance_hooks(self) -> None:
-        """Load the group `opencode_mcp.plugins`; a broken plugin is logged with its name and left out."""
+    def load_instance_hooks(self) -> Sequence[PluginError]:
+        """Load the group `opencode_mcp.plugins`; a broken plugin is logged with its name and left out.
+
+        Returns:
+            What was logged.
+        """
+        problems: list[PluginError] = []
         for entry in entry_points(group=PLUGINS_GROUP):
             try:
                 self.register(_import(entry), _registered_name(entry))
             except PluginError as error:
                 logger.error("%s Its hooks are not in force.", error)
+                problems.append(error)
+        return problems
 
     def load_transports(self, names: Iterable[str]) -> Sequence[TransportPlugin[Any]]:
         """Import the transports called `names` and return their descriptors, in that order.
@@ -129,7 +146,9 @@ class Plugins:
         hooks = self._manager.hook.opencode_mcp_transports.get_hookimpls()
         found: list[Any] = [hook.function for hook in hooks if hook.plugin is plugin]
         try:
-            descriptors: list[TransportPlugin[Any]] = [one for hook in found for one in hook()]
+            descriptors: list[TransportPlugin[Any]] = _in_time(
+                lambda: [one for hook in found for one in hook()]
+            )
         except (Exception, SystemExit) as error:
             raise PluginError(_broken(entry, error)) from error
         for descriptor in descriptors:
@@ -139,13 +158,14 @@ class Plugins:
                 continue
             if descriptor.contract != CONTRACT_VERSION:
                 raise PluginError(
-                    f"Transport {_named(entry)} was made for contract version {descriptor.contract}, this "
+                    f"Transport {_named(entry)} was made for contract version "
+                    f"{clean_line(repr(descriptor.contract), 20)}, this "
                     f"opencode-mcp has version {CONTRACT_VERSION}. Update both: pip install -U "
                     f"opencode-mcp-core {_distribution(entry)}"
                 )
             if not (isinstance(descriptor.settings, type) and issubclass(descriptor.settings, Settings)):  # pyright: ignore[reportUnnecessaryIsInstance] - foreign code
                 raise PluginError(_broken(entry, "its settings are no subclass of opencode_mcp.Settings"))
-            return descriptor
+            return dataclasses.replace(descriptor, package=_package(entry))
         raise PluginError(_broken(entry, f"its hook opencode_mcp_transports describes no {entry.name!r}"))
 
 
@@ -203,13 +223,13 @@ def _find(name: str) -> EntryPoint:
 
 def _import(entry: EntryPoint) -> object:
     try:
-        return entry.load()
+        return _in_time(entry.load)
     except (Exception, SystemExit) as error:
         raise PluginError(_broken(entry, error)) from error
 
 
 def _broken(entry: EntryPoint, why: BaseException | str) -> str:
-    reason = f"{type(why).__name__}: {why}" if isinstance(why, BaseException) else why
+    reason = f"{type(why).__name__}: {_words(why)}" if isinstance(why, BaseException) else why
     reason = clean_line(reason, _REASON_SHOWN).removesuffix(":")
     missing = why.name if isinstance(why, ModuleNotFoundError) else None
     mend = f"pip install --force-reinstall {_distribution(entry)}"
@@ -218,14 +238,49 @@ def _broken(entry: EntryPoint, why: BaseException | str) -> str:
     return f"Plugin {_named(entry)} is broken: {reason}. To mend it: {mend}"
 
 
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # foreign code
+        return type(error).__name__
+
+
 def _distribution(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else "?"
 
 
+def _package(entry: EntryPoint) -> str:
+    return f"{_distribution(entry)} {entry.dist.version if entry.dist else '?'}"
+
+
 def _registered_name(entry: EntryPoint) -> str:
-    return f"{entry.name} (from {_distribution(entry)})"
+    return f"{entry.name} (from {_package(entry)})"
 
 
 def _named(entry: EntryPoint) -> str:
-    version = entry.dist.version if entry.dist else "?"
-    return f"{entry.name!r} (from {_distribution(entry)} {version}, {entry.value})"
+    return f"{entry.name!r} (from {_package(entry)}, {entry.value})"
+
+
+def _in_time(call: Callable[[], _T]) -> _T:
+    """Call foreign code and return what it returns, or raise what it raises.
+
+    It is called in a thread, which is left behind if the code does not return.
+
+    Raises:
+        TimeoutError: It does not return in time.
+    """
+    outcome: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="loads a plugin", daemon=True).start()
+    try:
+        return outcome.result(_PATIENCE_SECONDS)
+    except TimeoutError:
+        if outcome.done():  # it was its own
+            raise
+        raise TimeoutError(f"it has not returned within {_PATIENCE_SECONDS:g} s") from None

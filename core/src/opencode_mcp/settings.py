@@ -1,5 +1,6 @@
 """Every environment variable of core, in one place, typed, with its unit; and the base for plugins' own."""
 
+import re
 import shlex
 from collections.abc import Collection
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
@@ -15,6 +16,10 @@ LONGEST_MS = 10**15
 """The largest number of milliseconds to be taken: far beyond any life; keeps the arithmetic in floats."""
 
 _VALUE_SHOWN = 100
+_SOUNDS_SECRET = re.compile(
+    r"(PASSW|PASSPHRASE|TOKEN|SECRET|PRIVATE|CREDENTIALS?$|(API|AUTH)_?KEY|_KEY$).*(?<!_FILE)(?<!_PATH)(?<!_DIR)$",
+    re.IGNORECASE,
+)
 
 
 def variable(name: str, default: Any, *, takes: str, about: str, **constraints: Any) -> Any:
@@ -201,6 +206,11 @@ def secret_variables(model: type[Settings]) -> Collection[str]:
             aliases = alias.choices if isinstance(alias, AliasChoices) else [alias]
             found.update(one for one in aliases if isinstance(one, str))
     return found
+
+
+def sounds_secret(variable: str) -> bool:
+    """Whether a variable of that name probably holds a secret; the path of a file is none."""
+    return _SOUNDS_SECRET.search(variable) is not None
 
 
 def _shortened(shown: str) -> str:

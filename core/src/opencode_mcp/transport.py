@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 import anyio
 
+from opencode_mcp.errors import TransportError
 from opencode_mcp.model import Endpoint, Finding, Rejection, Route
 from opencode_mcp.settings import Settings
 
@@ -22,9 +23,13 @@ CONTRACT_VERSION = 1
 """The version of this contract. A plugin made for another one is refused with a message."""
 
 LOOPBACK = "127.0.0.1"
+_LONGEST_LOOK = 60.0
 
 Publish = Callable[[Sequence[Endpoint]], None]
-"""Takes the complete current set of endpoints, each time. It returns at once and never raises."""
+"""Takes the complete current set of endpoints, each time. It returns at once and never raises.
+
+Of several with one id the first counts, and of more than 5,000 endpoints the first 5,000; users are told so.
+"""
 
 
 class Transport(ABC):
@@ -51,18 +56,28 @@ class Transport(ABC):
         """Look once and return the whole current set.
 
         Raises:
-            Exception: If the set cannot be learnt now. Never return an empty set for that: it would
-                mean that every instance is gone.
+            TransportError: If the set cannot be learnt now; users read its words. Of any other exception they
+                are told the type only, since its words might hold a secret. Never return an empty set
+                instead: it would mean that every instance is gone.
         """
 
     async def watch(self, publish: Publish) -> None:
         """Publish the whole set, now and after every change, until cancelled.
 
-        The default calls `discover` every `rescan_seconds`. An exception ends the watch; core reports
-        the transport as degraded, keeps the last set, and calls `watch` again after a while.
+        The default calls `discover` every `rescan_seconds`, and gives it 60 s. An exception ends the watch;
+        core reports the transport as degraded, keeps the last set, opens the transport anew after a while,
+        and calls `watch` again.
+
+        Raises:
+            TransportError: `discover` has not returned in time.
         """
         while True:
-            publish(await self.discover())
+            found: Sequence[Endpoint] = ()
+            with anyio.move_on_after(_LONGEST_LOOK) as look:
+                found = await self.discover()
+            if look.cancelled_caught:
+                raise TransportError(f"Its discover() has not returned within {_LONGEST_LOOK:g} s.")
+            publish(found)
             await anyio.sleep(self.rescan_seconds)
 
     def connect(self, endpoint: Endpoint) -> AbstractAsyncContextManager[Route]:
@@ -182,6 +197,7 @@ class TransportPlugin(Generic[S]):
         announcing: What announcing takes with given settings, if the transport is an `Announcer`. It is
             asked before OpenCode is started, so it must be quick; it may raise `TransportError`.
         contract: The version of the contract it was written for.
+        package: The distribution that brings it, with its version; core fills it in, for its messages.
     """
 
     name: str
@@ -190,3 +206,4 @@ class TransportPlugin(Generic[S]):
     open: Callable[[S], AbstractAsyncContextManager[Transport]]
     announcing: Callable[[S], Announcing] | None = None
     contract: int = CONTRACT_VERSION
+    package: str = ""

@@ -10,6 +10,8 @@ import anyio
 import typer
 
 from opencode_mcp.cli import show
+from opencode_mcp.cli.doctor import doctor
+from opencode_mcp.cli.new_transport import new_transport
 from opencode_mcp.cli.serve import give_up, serve
 from opencode_mcp.conversation import Conversation, Reply, Transcript, overview
 from opencode_mcp.errors import ConversationError, OpenCodeMCPError
@@ -18,6 +20,8 @@ from opencode_mcp.runtime import Runtime
 from opencode_mcp.settings import CoreSettings, read_settings
 
 T = TypeVar("T")
+
+_CALLER = "cli"
 
 app = typer.Typer(
     name="opencode-mcp",
@@ -86,9 +90,11 @@ def send(
 
     async def work(conversation: Conversation, settings: CoreSettings) -> Reply:
         if abort:
-            return await conversation.abort(instance, session=session)
+            return await conversation.abort(instance, session=session, caller=_CALLER)
         seconds = settings.send_timeout_ms / 1000 if wait is None else wait
-        return await conversation.send(instance, prompt, seconds=seconds, session=session, listener=listener)
+        return await conversation.send(
+            instance, prompt, seconds=seconds, session=session, listener=listener, caller=_CALLER
+        )
 
     reply = _run(work)
     if as_json:
@@ -109,7 +115,7 @@ def read(
     """Print the newest messages of an instance's session."""
 
     async def work(conversation: Conversation, _: CoreSettings) -> Transcript:
-        return await conversation.read(instance, limit=limit, session=session)
+        return await conversation.read(instance, limit=limit, session=session, caller=_CALLER)
 
     transcript = _run(work)
     if as_json:
@@ -130,6 +136,10 @@ def transports(as_json: _Json = False) -> None:
         _print_json([show.transport_row(row) for row in (*rows, *missing)])
     else:
         show.transports(rows, missing)
+
+
+app.command()(doctor)
+app.command()(new_transport)
 
 
 def _prompt(message: str) -> str:

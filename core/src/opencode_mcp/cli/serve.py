@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, redirect_stdout
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import anyio
 
@@ -21,7 +21,7 @@ opencode-mcp is an MCP server: a chat client starts it and talks to it over stdi
   Claude Code      claude mcp add opencode -- opencode-mcp
   most others      {"mcpServers": {"opencode": {"command": "opencode-mcp"}}}
 
-From a shell: opencode-mcp instances | send | read | transports (opencode-mcp --help tells more).
+From a shell: opencode-mcp instances | send | read | doctor (opencode-mcp --help tells more).
 Serving on this terminal now; Ctrl-C ends it.
 """
 
@@ -56,6 +56,10 @@ def serve() -> None:
                 leaving.begin()  # on EOF; a signal has told it before
 
     server = create_server(fleet, runtime.settings)
+    stdout: Any = sys.stdout
+    if hasattr(stdout, "reconfigure"):
+        # While the SDK serves, what plugins print goes to stderr; nothing of it may be left for afterwards.
+        stdout.reconfigure(line_buffering=True)
     gc.enable()
     gc.freeze()
     anyio.run(serve_stdio, server, leaving)

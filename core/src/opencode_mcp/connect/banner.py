@@ -16,7 +16,7 @@ def banner(
 
     Args:
         name: What the instance is called.
-        url: Where it listens.
+        url: Where it listens; empty if that is not known yet.
         facts: What the transports have to say.
         directory: Its project.
         log: Where the log is.
@@ -24,7 +24,7 @@ def banner(
     """
     lines = {
         "Instance": name,
-        "Local port": str(urlsplit(url).port),
+        **({"Local port": str(urlsplit(url).port)} if url else {}),
         **facts,
         "CWD": directory,
         "Log": str(log),

@@ -26,6 +26,7 @@ class Child:
 
     Attributes:
         pid: Its process, which leads its group.
+        output: Its stdout, if it talks to us.
         leaving: Whether it is being ended, so that nothing stops us any more.
         code: How it ended, as `subprocess.Popen.returncode` says it; None while it runs.
         ended: Set once it has ended.
@@ -38,6 +39,7 @@ class Child:
         environment: Mapping[str, str],
         *,
         headless: bool,
+        talks: bool = False,
         terminal: Terminal | None = None,
     ) -> None:
         """Start it.
@@ -46,6 +48,8 @@ class Child:
             arguments: Its command line.
             environment: Its environment.
             headless: Whether it asks nobody anything: then its stdin is empty.
+            talks: Whether it says something on its stdout that is for us, and ends when its stdin does,
+                which is open for as long as we are there.
             terminal: The terminal it gets, if there is one.
 
         Raises:
@@ -59,7 +63,8 @@ class Child:
             self._process = subprocess.Popen(  # noqa: S603 - the user's own command
                 arguments,
                 env=environment,
-                stdin=subprocess.DEVNULL if headless else None,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL if headless else None,
+                stdout=subprocess.PIPE if talks else None,
                 process_group=0,
                 preexec_fn=_preparation(terminal),
             )
@@ -68,7 +73,7 @@ class Child:
                 terminal.reclaim()
             why = getattr(error, "strerror", None) or str(error)
             raise StartError(f"{arguments[0]} cannot be started: {why}.", 126) from None
-        self.pid = self._process.pid
+        self.pid, self.output = self._process.pid, self._process.stdout
         self.code: int | None = None
         self.ended, self.over = anyio.Event(), anyio.Event()
         self._resumed = anyio.Event()

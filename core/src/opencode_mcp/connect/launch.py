@@ -21,6 +21,7 @@ _PORTS = range(4096, 5096)
 _OURS = ("--port", "--hostname")
 _NOT_FOUND = 127
 _PASSWORD = "OPENCODE_SERVER_PASSWORD"  # noqa: S105 - a name
+_PASSWORD_2 = "OPENCODE_PASSWORD"  # noqa: S105 - what OpenCode 2.x reads first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,17 +126,25 @@ def free_port(address: str, wanted: int | None, taken: Collection[int]) -> int:
     raise StartError(f"None of the ports {_PORTS.start} to {_PORTS.stop - 1} of {address} is free.")
 
 
-def password_for(address: str, settings: ConnectSettings, state: Path) -> tuple[str | None, Path | None]:
+def password_for(
+    address: str, settings: ConnectSettings, state: Path, *, always: bool = False
+) -> tuple[str | None, Path | None]:
     """Return the password, and the file that holds it if it was made up here.
 
     A server that the network can reach never goes without; the same password is used again each time.
+
+    Args:
+        address: Where it listens.
+        settings: Which may say a password.
+        state: Where one is kept that is made up.
+        always: Whether it never goes without wherever it listens, as OpenCode 2.x.
 
     Raises:
         StartError: It cannot be kept.
     """
     if settings.server_password is not None:
         return settings.server_password.get_secret_value(), None
-    if is_loopback(address):
+    if is_loopback(address) and not always:
         return None, None
     path = state / "password"
     try:
@@ -171,12 +180,17 @@ def known_password(settings: CoreSettings, state: Path) -> str | None:
         return None
 
 
-def environment_for(password: str | None, secrets: Collection[str] = ()) -> Mapping[str, str]:
+def environment_for(
+    password: str | None, secrets: Collection[str] = (), *, second: bool = False
+) -> Mapping[str, str]:
     """Return the environment of OpenCode: ours without `secrets`, whose agent can run `env`.
 
     Args:
         password: What OpenCode is to ask for; None leaves it to the variable, if that is set.
         secrets: Variables that are not for it. The one of the password is, whoever else uses it.
+        second: Whether it is OpenCode 2.x, which has a variable of its own.
     """
     passed_on = {name: value for name, value in os.environ.items() if name not in {*secrets} - {_PASSWORD}}
-    return passed_on if password is None else {**passed_on, _PASSWORD: password}
+    if password is None:
+        return passed_on
+    return {**passed_on, _PASSWORD: password, **({_PASSWORD_2: password} if second else {})}

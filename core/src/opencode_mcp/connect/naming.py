@@ -12,8 +12,12 @@ _LIMIT = 190
 
 def instance_name(chosen: str, directory: Path) -> str:
     """Return the name that was chosen, or else `<host>-<folder>`, as one safe line."""
-    host = socket.gethostname().partition(".")[0] or "localhost"
-    return chosen or clean_line(f"{host}-{directory.name or 'root'}", _LIMIT)
+    return chosen or clean_line(f"{_host()}-{directory.name or 'root'}", _LIMIT)
+
+
+def machine_name(chosen: str) -> str:
+    """Return the name that was chosen, or else `<host>`, for a server that works in many folders."""
+    return chosen or clean_line(_host(), _LIMIT)
 
 
 def numbered(name: str) -> Iterator[str]:
@@ -21,3 +25,7 @@ def numbered(name: str) -> Iterator[str]:
     yield name
     for number in count(2):
         yield f"{name}-{number}"
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0] or "localhost"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
+from opencode_mcp.connect.known import Known, known_at
 from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, ProtocolError
 from opencode_mcp.opencode.probe import Health, probe, project
 from opencode_mcp.state.listening import listening_user
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 _STEP_SECONDS = 0.05
 _ANSWER_SECONDS = 0.4
 """OpenCode 1.18 was seen to accept a request while it starts and never to answer it: so ask again soon."""
+_SOON_SECONDS = 60.0
+_LATER_SECONDS = 1.0
+"""Between two questions to one that has not answered for `_SOON_SECONDS`."""
 _LOOK_SECONDS = 10.0
 _PATIENCE_SECONDS = 3.0
 _FAILURES = 3
@@ -35,6 +39,7 @@ class Presence:
 
     Attributes:
         url: Where it answers on this machine.
+        announced: The URL that says to others where it listens; empty for the one that was to be expected.
         version: What it called itself last.
         directory: Its project, of one that was not started here; empty if that is no printable path.
         answered: Whether it has ever answered.
@@ -44,7 +49,7 @@ class Presence:
 
     def __init__(self, url: str, *, username: str, password: str | None, started_here: bool) -> None:
         self.url = url
-        self.version = self.directory = ""
+        self.announced = self.version = self.directory = ""
         self.answered = False
         self.guarded = False
         self.problem = f"{url} was not asked."
@@ -54,8 +59,10 @@ class Presence:
 
     async def appears(self) -> None:
         """Return as soon as it answers, if only that it wants another password: the gateway may have that."""
-        while not await self._answers(_ANSWER_SECONDS):  # noqa: ASYNC110 - it is in another process
-            await anyio.sleep(_STEP_SECONDS)
+        began = anyio.current_time()
+        while not await self._answers(_ANSWER_SECONDS):
+            soon = anyio.current_time() - began < _SOON_SECONDS
+            await anyio.sleep(_STEP_SECONDS if soon else _LATER_SECONDS)
 
     async def vanishes(self) -> None:
         """Return once it has not answered several times in a row."""
@@ -64,24 +71,39 @@ class Presence:
             await anyio.sleep(_LOOK_SECONDS)
             failures = 0 if await self._answers(_PATIENCE_SECONDS) else failures + 1
 
+    def _find(self) -> Known:
+        """Return where to ask it, and what is known of it; called in a thread, each time before it is asked.
+
+        Raises:
+            OpenCodeMCPError: It is not there.
+        """
+        if self._started_here:
+            return Known(url=self.url, password=self._password)
+        return known_at(self.url, self._password)
+
     async def _answers(self, seconds: float) -> bool:
-        def ask() -> tuple[Health, str]:
-            port = urlsplit(self.url).port or 0
-            if self._started_here and (uid := listening_user(self.url)) not in (None, os.geteuid()):
+        def ask() -> tuple[str, Health, str]:
+            known = self._find()
+            port = urlsplit(known.url).port or 0
+            if self._started_here and (uid := listening_user(known.url)) not in (None, os.geteuid()):
                 raise ProtocolError(
                     f"Port {port} was taken by another user (uid {uid}) before OpenCode had it."
                 )
-            asking: Any = {"seconds": seconds, "username": self._username, "password": self._password}
-            health, directory = probe(self.url, **asking), self.directory
-            if not (self._started_here or self.answered):
+            username = known.username or self._username
+            asking: Any = {"seconds": seconds, "username": username, "password": known.password}
+            health = probe(known.url, **asking, pid=known.pid, version=known.version)
+            directory = self.directory
+            # OpenCode 2.x works in many directories, so it has none of its own.
+            if not (self._started_here or self.answered or health.pid):
                 with suppress(OpenCodeMCPError):  # gateways will ask it themselves
-                    directory = printable(project(self.url, **asking))
-            return health, directory
+                    directory = printable(project(known.url, **asking))
+            return known.url, health, directory
 
         try:
             with anyio.move_on_after(2 * seconds):
-                health, self.directory = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
-                self.version, self.guarded = health
+                found = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+                self.url, health, self.directory = found
+                self.version, self.guarded = health.version, health.guarded
                 self.problem = ""
                 self.answered = True
                 return True

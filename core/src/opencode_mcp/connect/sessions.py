@@ -1,17 +1,20 @@
 """`opencode-connected sessions`: the sessions of every instance that is registered where ours are."""
 
 import dataclasses
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import anyio
+import anyio.to_thread
 from pydantic import SecretStr
 
+from opencode_mcp.connect.known import known_at
 from opencode_mcp.connect.launch import known_password
 from opencode_mcp.connect.report import endpoint_of, opened, sentence
 from opencode_mcp.fleet.policies import Policies
 from opencode_mcp.model import Endpoint, Route, Session
+from opencode_mcp.opencode.credentials import opencode_auth
 from opencode_mcp.opencode.detect import detect
 from opencode_mcp.opencode.http import Http
 from opencode_mcp.plugins import Plugins
@@ -88,7 +91,7 @@ class _Asking:
                     endpoints = await registry.discover()
                 async with anyio.create_task_group() as group:
                     for endpoint in endpoints:
-                        if endpoint.id not in known and self._policies.admit(endpoint):
+                        if endpoint.id not in known and await self._policies.admit(endpoint):
                             one = found[endpoint.id] = _Found(endpoint=endpoint)
                             group.start_soon(self._ask, one, registry)
         except TimeoutError:
@@ -97,24 +100,33 @@ class _Asking:
             problems.append(f"Transport {name}: {sentence(error)}")
 
     async def _ask(self, one: _Found, registry: Transport | None) -> None:
-        direct = nullcontext(Route(base_url=one.endpoint.url))
-        auth = self._policies.authenticate(one.endpoint)
+        known = await self._policies.authenticate(one.endpoint)
         seconds = self._settings.health_check_timeout_ms / 1000
         try:
             async with self._limit:
                 with anyio.fail_after(_LOOK_SECONDS):
-                    way = registry.connect(one.endpoint) if registry is not None else direct
+                    way = registry.connect(one.endpoint) if registry else _direct(one.endpoint)
                     async with (
                         way as route,
-                        Http(route, seconds=seconds, vouched=one.endpoint.vouched, auth=auth) as http,
+                        Http(
+                            route, seconds=seconds, vouched=one.endpoint.vouched, auth=route.auth or known
+                        ) as http,
                     ):
-                        api = await detect(http)
+                        api = await detect(http, pid=route.pid, version=route.version)
                         one.version = api.version
                         one.sessions = await api.sessions()
         except TimeoutError:
             one.problem = f"no answer within {_LOOK_SECONDS:g} s"
         except Exception as error:  # foreign code, as above
             one.problem = sentence(error)
+
+
+@asynccontextmanager
+async def _direct(endpoint: Endpoint) -> AsyncGenerator[Route]:
+    """Go straight to an instance of this machine; to a background service with what its file says."""
+    known = await anyio.to_thread.run_sync(known_at, endpoint.url, None)
+    auth = opencode_auth(known.password) if known.password else None
+    yield Route(base_url=known.url, auth=auth, pid=known.pid, version=known.version)
 
 
 def _print(line: str) -> None:

@@ -1,18 +1,18 @@
 """`opencode-connected status`: how the instances of this user on this machine stand, seen from outside."""
 
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
+from opencode_mcp.connect.known import known_at
 from opencode_mcp.connect.launch import known_password
 from opencode_mcp.connect.report import endpoint_of, opened, sentence, show
 from opencode_mcp.connect.slots import left_behind
 from opencode_mcp.errors import OpenCodeMCPError
 from opencode_mcp.model import Finding
-from opencode_mcp.opencode.probe import probe
+from opencode_mcp.opencode.probe import Health, probe
 from opencode_mcp.settings import ConnectSettings, read_settings
 from opencode_mcp.state.places import state_directory
 from opencode_mcp.state.records import Record, running
@@ -29,7 +29,8 @@ def status() -> int:
     found = anyio.run(_look_at_all, records, settings)
     for record in records:
         print(f"{record.name}  (process {record.pid}, since {record.started})")
-        show(1, "project", "", record.directory)
+        if record.directory:
+            show(1, "project", "", record.directory)
         for finding in found[record.name]:
             show(1, finding.about, _MARKS[finding.ok], finding.detail)
         show(1, "log", "", record.log)
@@ -66,10 +67,21 @@ async def _look_at(record: Record, settings: ConnectSettings, found: list[Findin
 async def _ask(record: Record, settings: ConnectSettings) -> Finding:
     password = known_password(settings, Path(record.log).parent)
     seconds = settings.health_check_timeout_ms / 1000
-    asking = partial(probe, record.url, seconds=seconds, username=settings.server_username, password=password)
+
+    def ask() -> Health:
+        known = known_at(record.url, password)
+        return probe(
+            known.url,
+            seconds=seconds,
+            username=known.username or settings.server_username,
+            password=known.password,
+            pid=known.pid,
+            version=known.version,
+        )
+
     try:
         with anyio.fail_after(3 * seconds):  # each step of it may take `seconds`
-            health = await anyio.to_thread.run_sync(asking, abandon_on_cancel=True)
+            health = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
     except OpenCodeMCPError as error:
         return Finding(about="opencode", ok=False, detail=str(error))
     except TimeoutError:

@@ -1,11 +1,9 @@
 """Runs OpenCode and everything that announces it, from the start to a way out that leaves nothing behind."""
 
-import dataclasses
 import logging
 import math
 import signal
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import anyio
 import anyio.to_thread
@@ -15,12 +13,11 @@ from opencode_mcp.connect.child import Child
 from opencode_mcp.connect.clock import watch_clock
 from opencode_mcp.connect.keeping import Keeper
 from opencode_mcp.connect.leaving import ENDING, Early, bound_the_end, parent_gone
-from opencode_mcp.connect.presence import Presence
-from opencode_mcp.connect.slots import Slot
+from opencode_mcp.connect.place import Place
+from opencode_mcp.connect.plan import Plan
+from opencode_mcp.errors import OpenCodeMCPError
 from opencode_mcp.model import Endpoint
-from opencode_mcp.settings import Settings
 from opencode_mcp.state.records import Record
-from opencode_mcp.transport import TransportPlugin
 
 logger = logging.getLogger(__name__)
 
@@ -29,30 +26,7 @@ _FINAL = (signal.SIGTERM, signal.SIGHUP)
 
 _START_SECONDS = 30.0
 _ATTACH_SECONDS = 10.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be announced, and how.
-
-    Attributes:
-        slot: The name, held.
-        endpoint: What the transports are told, less what OpenCode itself says once it answers.
-        presence: Where it answers.
-        transports: The selected ones, with their settings.
-        places: Where each of them announces, in its own words.
-        exposed: Whether the network can reach what was started here.
-        interactive: Whether a person uses the OpenCode that runs here, so that it goes on if its port
-            does not answer, and decides itself what a Ctrl-C means.
-    """
-
-    slot: Slot
-    endpoint: Endpoint
-    presence: Presence
-    transports: Sequence[tuple[TransportPlugin[Any], Settings]]
-    places: Mapping[str, str]
-    exposed: bool
-    interactive: bool
+_TURN_SECONDS = 1.0
 
 
 class Supervisor:
@@ -72,6 +46,8 @@ class Supervisor:
         self._plan = plan
         self._child = child
         self._early = early
+        self._place = plan.place
+        self._placed = anyio.Event()
         self._keepers = [Keeper(plugin, settings, self._changed) for plugin, settings in plan.transports]
         self._dirty = anyio.Event()
         self._work = anyio.CancelScope()
@@ -87,7 +63,7 @@ class Supervisor:
     @property
     def swept(self) -> bool:
         """Whether all is gone that a killed process before us may have left under this name."""
-        left = self._plan.slot.left
+        left = None if self._place is None else self._place.slot.left
         announced = {keeper.name for keeper in self._keepers if keeper.ever_announced}
         return left is None or all(
             name in announced and self._plan.places[name] == place for name, place in left.places.items()
@@ -110,6 +86,8 @@ class Supervisor:
             await group.start(self._listen)
             with self._work:
                 async with anyio.create_task_group() as tasks:
+                    if self._place is not None:
+                        self._placed.set()
                     for task in (self._announce, self._write_records, self._follow_parent):
                         tasks.start_soon(task)
                     tasks.start_soon(watch_clock, self._clock_jumped)
@@ -175,7 +153,11 @@ class Supervisor:
     async def _announce(self) -> None:
         while True:
             await self._appears()
-            endpoint = self._endpoint()
+            if self._place is None:
+                self._place = await self._take_place()
+                self._placed.set()
+                continue  # it may have gone while another process announced it
+            endpoint = self._endpoint(self._place)
             self._changed()
             if self._plan.exposed and not self._plan.presence.guarded:
                 self.problem = (
@@ -186,7 +168,7 @@ class Supervisor:
             async with anyio.create_task_group() as group:
                 for keeper in self._keepers:
                     group.start_soon(keeper.run, endpoint)
-                if self._child is None:
+                if self._plan.comes_and_goes:
                     await self._plan.presence.vanishes()
                     logger.warning("%s Withdrawn until it is back.", self._plan.presence.problem)
                     for keeper in self._keepers:
@@ -208,32 +190,52 @@ class Supervisor:
         await presence.appears()
         self.problem = ""
 
-    def _endpoint(self) -> Endpoint:
+    async def _take_place(self) -> Place:
+        """Wait until no other process announces the same; then it is our turn."""
+        told = ""
+        while True:
+            try:
+                place = await anyio.to_thread.run_sync(self._plan.take_place)
+            except (OSError, OpenCodeMCPError) as error:
+                place, why = None, str(error)
+            else:
+                why = "Another opencode-connected announces it at present."
+            if place is not None:
+                logger.info("It is announced by this process from now on, as %s.", place.slot.name)
+                return place
+            if why != told:
+                told = why
+                logger.info("Nothing is announced by this process: %s", why)
+            await anyio.sleep(_TURN_SECONDS)
+
+    def _endpoint(self, place: Place) -> Endpoint:
         presence = self._plan.presence
         labels = {"auth": "basic" if presence.guarded else "none"}
         if presence.version:
             labels["version"] = presence.version
-        directory = self._plan.endpoint.directory or presence.directory
-        return self._plan.endpoint.model_copy(update={"labels": labels, "directory": directory})
+        directory = place.endpoint.directory or presence.directory
+        url = presence.announced or place.endpoint.url
+        return place.endpoint.model_copy(update={"labels": labels, "directory": directory, "url": url})
 
     def _changed(self) -> None:
         self._dirty.set()
 
     async def _write_records(self) -> None:
         """Write down how things stand, now and whenever that changes."""
-        while True:
+        await self._placed.wait()
+        while self._place is not None:
             self._dirty = anyio.Event()
-            plan = self._plan
+            plan, place = self._plan, self._place
             states = {keeper.name: keeper.state for keeper in self._keepers}
             record = Record.of(
-                self._endpoint(),
-                url=plan.presence.url,
-                log=plan.slot.log,
+                self._endpoint(place),
+                url=plan.presence.url or place.url,
+                log=plan.log,
                 places=plan.places,
                 transports=states,
             )
             try:
-                await anyio.to_thread.run_sync(plan.slot.write, record)
+                await anyio.to_thread.run_sync(place.slot.write, record)
             except OSError as error:
                 logger.warning("The record of this instance cannot be written: %s", error.strerror)
             await self._dirty.wait()

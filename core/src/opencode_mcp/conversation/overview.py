@@ -16,7 +16,7 @@ def overview(fleet: Fleet) -> dict[str, Any]:
     problems = fleet.problems
     notes = [f"{one.source}: {one.reason}" for one in problems[:_NOTES_SHOWN]]
     if len(problems) > _NOTES_SHOWN:
-        notes.append(f"{len(problems) - _NOTES_SHOWN} more were left out; the log on stderr names them.")
+        notes.append(f"{len(problems) - _NOTES_SHOWN} more were left out; `opencode-mcp doctor` names them.")
     rows = [_row(monitor) for monitor in fleet.monitors]
     if not rows:
         notes.extend(fleet.invitations)

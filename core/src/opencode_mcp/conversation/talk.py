@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 import anyio
 
 from opencode_mcp.conversation import wording
+from opencode_mcp.conversation.audited import Audited
 from opencode_mcp.conversation.listening import Listener, Silent, accompanied
 from opencode_mcp.conversation.results import Reply, SaidMessage, Transcript
 from opencode_mcp.conversation.sessions import choose
@@ -66,6 +67,7 @@ class Conversation:
         seconds: float,
         session: str | None = None,
         listener: Listener | None = None,
+        caller: str = "",
     ) -> Reply:
         """Hand `prompt` to an instance's agent and wait for its answer.
 
@@ -75,6 +77,7 @@ class Conversation:
             seconds: How long to wait; the agent's work goes on after that.
             session: An id, a part of a title, or `new`; by default the one used last.
             listener: Hears the answer as it comes.
+            caller: Who sends it, for the audit.
 
         Raises:
             OpenCodeMCPError: It could not be sent. Nothing was, unless the message says that this is open.
@@ -83,18 +86,29 @@ class Conversation:
             raise ConversationError("There is no message to send.")
         until = time.monotonic() + seconds
         hears = listener or Silent()
-        with ExitStack() as stack:
-            sent = await accompanied(lambda: self._send(stack, query, prompt, session, hears), hears)
-            return sent if isinstance(sent, Reply) else await sent.run(until)
+        audited = Audited(self.fleet, "send", caller=caller, text=prompt)
+        with ExitStack() as stack, audited.to_the_end():
+            sent = await accompanied(lambda: self._send(stack, query, prompt, session, hears, audited), hears)
+            reply = sent if isinstance(sent, Reply) else await sent.run(until)
+            audited.ended(reply.state, reply.note)
+            return reply
 
     async def _send(
-        self, stack: ExitStack, query: str, prompt: str, session: str | None, listener: Listener
+        self,
+        stack: ExitStack,
+        query: str,
+        prompt: str,
+        session: str | None,
+        listener: Listener,
+        audited: Audited,
     ) -> Waiting | Reply:
         """Send `prompt`, with its session held and followed by `stack`; a `Reply` says why it was not."""
         monitor = await self.find(query)
         try:
             with anyio.fail_after(_PREPARING_SECONDS):
+                audited.begins(monitor, session)
                 chosen = await choose(monitor, session) or await monitor.api.create_session("")
+                audited.concerns(chosen)
                 alone = stack.enter_context(self._alone(monitor, chosen))
                 feed = stack.enter_context(monitor.feed(chosen.id))
                 if not alone or await self._is_busy(monitor, chosen):
@@ -103,18 +117,26 @@ class Conversation:
                 turn = Turn(chosen.id, prompt, await monitor.api.messages(chosen.id, 1))
         except TimeoutError:
             raise ConversationError(f"{monitor.name} takes too long to answer. Nothing was sent.") from None
-        await _prompt(monitor, chosen, prompt)
+        turn.asked(await _prompt(monitor, chosen, prompt))
         self._sent[monitor, chosen.id] = (time.monotonic(), turn)
         return Waiting(monitor, chosen, feed, turn, listener)
 
-    async def abort(self, query: str, *, session: str | None = None) -> Reply:
+    async def abort(self, query: str, *, session: str | None = None, caller: str = "") -> Reply:
         """Stop the agent of an instance, in its busy session or in the one given.
 
         Raises:
             OpenCodeMCPError: It could not be told.
         """
         monitor = await self.find(query)
-        chosen = await choose(monitor, session)
+        with Audited(self.fleet, "abort", caller=caller).to_the_end() as audited:
+            audited.begins(monitor, session)
+            chosen = await choose(monitor, session)
+            audited.concerns(chosen)
+            reply = await self._abort(monitor, chosen)
+            audited.ended(reply.state, reply.note)
+            return reply
+
+    async def _abort(self, monitor: Monitor, chosen: Session | None) -> Reply:
         if chosen is None or not await self._is_busy(monitor, chosen):
             note = f"No agent is at work on {monitor.name}: nothing to abort."
             return Reply.about(monitor, chosen, state="nothing to abort", note=note)
@@ -131,14 +153,24 @@ class Conversation:
             return Reply.about(monitor, chosen, state="running", note=note)
         return Reply.about(monitor, chosen, state="aborted", note=f"The agent of {monitor.name} was stopped.")
 
-    async def read(self, query: str, *, limit: int = 10, session: str | None = None) -> Transcript:
+    async def read(
+        self, query: str, *, limit: int = 10, session: str | None = None, caller: str = ""
+    ) -> Transcript:
         """Return the newest `limit` messages of an instance's session.
 
         Raises:
             OpenCodeMCPError: They could not be had.
         """
         monitor = await self.find(query)
-        chosen = await choose(monitor, session)
+        with Audited(self.fleet, "read", caller=caller).to_the_end() as audited:
+            audited.begins(monitor, session)
+            chosen = await choose(monitor, session)
+            audited.concerns(chosen)
+            transcript = await self._read(monitor, chosen, limit)
+            audited.ended("done")
+            return transcript
+
+    async def _read(self, monitor: Monitor, chosen: Session | None, limit: int) -> Transcript:
         if chosen is None:
             return Transcript(instance=monitor.name, note=f"{monitor.name} has no session yet: use `send`.")
         busy = monitor.picture.is_busy(chosen.id) or await self._is_starting(monitor, chosen)
@@ -189,9 +221,9 @@ class Conversation:
             self._prompting.remove(key)
 
 
-async def _prompt(monitor: Monitor, session: Session, prompt: str) -> None:
+async def _prompt(monitor: Monitor, session: Session, prompt: str) -> str:
     try:
-        await monitor.api.prompt(session, prompt)
+        return await monitor.api.prompt(session, prompt)
     except NotListeningError:
         raise
     except (UnreachableError, ProtocolError, RequestError) as error:

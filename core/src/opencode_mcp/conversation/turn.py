@@ -51,7 +51,12 @@ class Turn:
         self._answers: set[str] = set()
         self._kinds: dict[str, str] = {}
         self._held: dict[str, list[Delta]] = {}
+        self._said: dict[str, str] = {}
         self._last_part = ""
+
+    def asked(self, message_id: str) -> None:
+        """Take note of the id under which the prompt is stored, if the server told it; else it is found."""
+        self._question = self._question or message_id
 
     def read(self, events: Iterable[Event]) -> str:
         """Take note of events and return the text that the agent added."""
@@ -63,8 +68,10 @@ class Turn:
     def _read(self, event: Event) -> None:
         match event:
             case Delta(self._session_id):
+                if event.kind:
+                    self._kinds[event.part_id] = event.kind
                 if event.part_id in self._kinds:
-                    self._add(event)
+                    self._add(event.message_id, event.part_id, event.text)
                 elif len(self._held) < _MOST_HELD:
                     self._held.setdefault(event.part_id, []).append(event)
             case PartUpdated(self._session_id, message_id, part_id, kind):
@@ -72,7 +79,10 @@ class Turn:
                     self._read_question(message_id, kind, event.text)
                 self._kinds[part_id] = kind
                 for held in self._held.pop(part_id, ()):
-                    self._add(held)
+                    self._add(held.message_id, part_id, held.text)
+                said = self._said.get(part_id, "")
+                if len(event.text) > len(said) and event.text.startswith(said):  # some of it was not heard
+                    self._add(message_id, part_id, event.text[len(said) :])
             case MessageUpdated(self._session_id, message):
                 self._read_message(message)
             case ActivityChanged(self._session_id, Activity.IDLE):
@@ -85,9 +95,15 @@ class Turn:
     def _read_message(self, message: Message) -> None:
         if message.role == "user":
             self._asked.add(message.id)
-        elif not message.summary and message.parent_id in {self._question, *self._continuing} - {""}:
+        elif not message.summary and self._answers_us(message):
             self._answers.add(message.id)
             self.maybe_over = self.maybe_over or is_last(message)
+
+    def _answers_us(self, message: Message) -> bool:
+        """Whether a message belongs to this turn, or, where it does not say what it answers, may do so."""
+        if not message.parent_id:
+            return bool(self._question)
+        return message.parent_id in {self._question, *self._continuing}
 
     def _read_question(self, message_id: str, kind: str, text: str) -> None:
         if not self._question and kind == "text" and text == self._prompt:
@@ -95,15 +111,14 @@ class Turn:
         elif self._question and kind == AUTOMATIC:
             self._continuing.add(message_id)
 
-    def _add(self, delta: Delta) -> None:
-        if self._kinds[delta.part_id] != "text" or delta.message_id not in self._answers:
+    def _add(self, message_id: str, part_id: str, text: str) -> None:
+        if self._kinds[part_id] != "text" or message_id not in self._answers or len(self.text) > MOST_TEXT:
             return
-        if len(self.text) > MOST_TEXT:
-            return
-        if self.text and self._last_part != delta.part_id:
+        self._said[part_id] = self._said.get(part_id, "") + text
+        if self.text and self._last_part != part_id:
             self.text += "\n\n"
-        self._last_part = delta.part_id
-        self.text += delta.text
+        self._last_part = part_id
+        self.text += text
 
     def answer(self, stored: Sequence[Message]) -> Message | None:
         """Find the agent's newest message of this turn among the stored ones; None before there is one.
@@ -119,16 +134,31 @@ class Turn:
         if not self._question:
             return None
         ids = [one.id for one in stored]
+        known = {self._question, *self._continued}
+        if self._question not in ids and not any(one.parent_id in known for one in stored):
+            return None  # it waits for its turn, so that these are of earlier ones
         since = ids.index(self._question) + 1 if self._question in ids else 0
-        for message in stored[since:]:
-            if message.role == "user" and not message.automatic:
+        for number, message in enumerate(stored[since:], since):
+            if message.role != "user":
+                continue
+            if not message.automatic and not self._is_joined(stored[:number], stored[number + 1 :]):
                 self.superseded = True
                 break
-            if message.role == "user":
-                self._continued.add(message.id)
+            self._continued.add(message.id)
         questions = {self._question, *self._continued}
         answers = [one for one in stored if one.parent_id in questions and not one.summary]
         return answers[-1] if answers else None
+
+    def _is_joined(self, before: Sequence[Message], after: Sequence[Message]) -> bool:
+        """Whether somebody's message became part of this turn, between two of its steps: both go on as one.
+
+        In 2.x a message that steers does; from then on nothing answers the question alone.
+        """
+        ours = {self._question, *self._continued}
+        steps = [one for one in before if one.parent_id in ours and not one.summary]
+        goes_on = bool(steps) and steps[-1].completed and steps[-1].finish == "tool-calls"
+        answered = any(one.role == "assistant" for one in after)
+        return goes_on and answered and not any(one.parent_id in ours for one in after)
 
     def _stands_in(self, stored: Sequence[Message]) -> bool:
         return any(one.id == self._before for one in stored)

@@ -68,6 +68,11 @@ class Feeds:
         finally:
             self._open.remove(feed)
 
+    @property
+    def sessions(self) -> set[str]:
+        """The sessions that somebody follows."""
+        return {feed.session_id for feed in self._open}
+
     def put(self, event: Event) -> None:
         """Pass an event on to those who follow its session; any other lets all look around."""
         if not self._open:

@@ -4,7 +4,7 @@ A stream that never says anything (behind a proxy that buffers), or too much at 
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -27,8 +27,22 @@ class Follower(Protocol):
         """Projects to ask about besides the server's own."""
         ...
 
-    def take_stock(self, snapshot: Snapshot, *, streaming: bool) -> None:
-        """Start afresh from a snapshot."""
+    @property
+    def positions(self) -> Mapping[str, int]:
+        """How far the logs of those sessions have come that somebody listens to, as far as is known."""
+        ...
+
+    @property
+    def puzzled(self) -> bool:
+        """Whether it has heard of something that only a fresh snapshot can tell it more of."""
+        ...
+
+    def take_stock(self, snapshot: Snapshot, since: Sequence[Event] = (), *, streaming: bool) -> None:
+        """Start afresh from a snapshot, and from what the stream said since it was asked for."""
+        ...
+
+    def catch_up(self, events: Sequence[Event]) -> None:
+        """Hear what a session's log tells of a time in which there was no stream."""
         ...
 
     def take_note(self, event: Event) -> None:
@@ -66,11 +80,15 @@ class _Stream:
         self._pace = pace
         self._heard = 0.0
         self._meanwhile: list[Event] | None = None
+        self._puzzled = anyio.Event()
         self._verdict: OpenCodeMCPError | None = None
+        late = api.generation > 1
+        self._silence, self._mute = (pace.silence_of_2, pace.mute_of_2) if late else (pace.silence, pace.mute)
 
     async def run(self) -> None:
         """Follow the stream until it breaks, which raises; return if it says nothing from the start."""
-        async with self._api.events() as events:
+        missed = dict(self._follower.positions)
+        async with self._api.events(self._hear) as events:
             first: Event | None = None
             with anyio.move_on_after(self._pace.probe):
                 first = await anext(events, None)
@@ -86,10 +104,14 @@ class _Stream:
                         self._verdict = self._verdict or error
                         tasks.cancel_scope.cancel()
 
-                tasks.start_soon(until_it_fails, self._take_stock)
+                tasks.start_soon(until_it_fails, lambda: self._keep_stocked(missed))
                 tasks.start_soon(until_it_fails, self._watch_silence)
                 await until_it_fails(lambda: self._read(events))
         raise self._verdict or StreamEndedError("Its event stream ended.")
+
+    def _hear(self) -> None:
+        self._heard = time.monotonic()
+        self._follower.alive()
 
     async def _read(self, events: AsyncIterator[Event]) -> None:
         async for event in events:
@@ -97,30 +119,40 @@ class _Stream:
             if self._meanwhile is not None:
                 self._meanwhile.append(event)
             self._follower.take_note(event)
+            if self._follower.puzzled:
+                self._puzzled.set()
         raise StreamEndedError("Its event stream ended.")
+
+    async def _keep_stocked(self, missed: Mapping[str, int]) -> None:
+        """Take stock once the stream hears everything, so that nothing is lost between the two; and again."""
+        await anyio.sleep(self._pace.deaf)
+        await self._take_stock()
+        for session_id, position in missed.items():
+            self._follower.catch_up(await self._api.log(session_id, position))
+        while True:
+            await self._puzzled.wait()
+            await anyio.sleep(self._pace.restock)
+            self._puzzled = anyio.Event()
+            await self._take_stock()
 
     async def _take_stock(self) -> None:
         """Take a snapshot while the stream runs, and apply again what it said meanwhile.
 
         The snapshot may be older or newer than those events; they are levels in order, so the end is right.
-        It is taken once the stream hears everything, so that nothing is lost between the two.
         """
-        await anyio.sleep(self._pace.deaf)
         self._meanwhile = meanwhile = list[Event]()
         snapshot = await self._api.snapshot(self._follower.directories)
         self._meanwhile = None
-        self._follower.take_stock(snapshot, streaming=True)
-        for event in meanwhile:
-            self._follower.take_note(event)
+        self._follower.take_stock(snapshot, meanwhile, streaming=True)
 
     async def _watch_silence(self) -> None:
         while True:
-            left = self._heard + self._pace.silence - time.monotonic()
+            left = self._heard + self._silence - time.monotonic()
             if left > 0:
                 await anyio.sleep(left)
                 continue
             await self._api.ping()
             self._follower.alive()
-            if time.monotonic() - self._heard > self._pace.mute:
+            if time.monotonic() - self._heard > self._mute:
                 raise UnreachableError("Its event stream fell silent.")
-            await anyio.sleep(self._pace.silence)
+            await anyio.sleep(self._silence)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,12 +15,14 @@ import pluggy
 from anyio.abc import TaskGroup
 
 from opencode_mcp.errors import ConversationError
+from opencode_mcp.fleet.admission import Admission
 from opencode_mcp.fleet.monitor import Monitor
 from opencode_mcp.fleet.names import Names, resolve
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.policies import Policies
+from opencode_mcp.fleet.stalls import Stalls
 from opencode_mcp.fleet.watched import Key, Watched
-from opencode_mcp.model import Endpoint, Rejection
+from opencode_mcp.model import Action, Endpoint, Rejection
 from opencode_mcp.opencode.http import warm_up
 from opencode_mcp.settings import CoreSettings, Settings
 from opencode_mcp.transport import TransportPlugin
@@ -55,16 +57,18 @@ class Fleet:
     ) -> None:
         rescan_seconds = settings.discovery_interval_ms / 1000
         self._watched = [
-            Watched(plugin, own, rescan_seconds=rescan_seconds, published=self._reconcile)
+            Watched(plugin, own, rescan_seconds=rescan_seconds, published=self._published)
             for plugin, own in transports
         ]
         self._policies = Policies(hook, settings)
+        self._stalls = Stalls(plugin for plugin, _ in transports)
+        self._admission = Admission(self._policies, self._reconcile)
         self._pace = pace or Pace(probe=settings.health_check_timeout_ms / 1000)
         self._names = Names()
         self._running: dict[Key, _Running] = {}
         # Who still talks with an instance that left holds its monitor, and goes on with it if it comes back.
         self._former: WeakValueDictionary[Key, Monitor] = WeakValueDictionary()
-        self._waiting: deque[_Running] = deque()
+        self._waiting: defaultdict[Watched, deque[_Running]] = defaultdict(deque)
         self._someone_waits = anyio.Event()
         self._discovered = False
         self._first_look_over = False
@@ -73,14 +77,20 @@ class Fleet:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator["Fleet"]:
         """Keep the picture up to date for as long as the context is entered. Entering waits for nothing."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._start_in_turn, tasks)
-            for watched in self._watched:
-                tasks.start_soon(watched.run)
-            try:
-                yield self
-            finally:
-                tasks.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._start_in_turn, tasks)
+                tasks.start_soon(self._admission.run)
+                tasks.start_soon(self._policies.watch)
+                tasks.start_soon(self._stalls.watch)
+                for watched in self._watched:
+                    tasks.start_soon(watched.run)
+                try:
+                    yield self
+                finally:
+                    tasks.cancel_scope.cancel()
+        finally:
+            await self._policies.close()
 
     @property
     def monitors(self) -> Sequence[Monitor]:
@@ -100,8 +110,9 @@ class Fleet:
 
     @property
     def problems(self) -> Sequence[Rejection]:
-        """Transports that do not work at present, and what the others found and left out."""
-        return [problem for watched in self._watched for problem in watched.problems]
+        """Transports and hooks that do not work at present, and what the others found and left out."""
+        found = [problem for watched in self._watched for problem in watched.problems]
+        return [*found, *self._policies.problems]
 
     @property
     def invitations(self) -> Sequence[str]:
@@ -115,6 +126,7 @@ class Fleet:
         with anyio.move_on_after(seconds):
             for watched in self._watched:
                 await watched.looked.wait()
+            await self._admission.settled()
         self._discovered = True
 
     async def first_look(self, seconds: float) -> None:
@@ -126,6 +138,16 @@ class Fleet:
             for monitor in self.monitors:
                 await monitor.looked.wait()
         self._first_look_over = True
+
+    def audit(self, action: Action) -> None:
+        """Tell plugins of something that is done to an instance."""
+        self._policies.audit(action)
+
+    def _published(self) -> None:
+        self._admission.consider(
+            {key: one for watched in self._watched for key, one in watched.endpoints.items()}
+        )
+        self._reconcile()
 
     def _reconcile(self) -> None:
         """Make the monitors match what the transports say."""
@@ -149,7 +171,12 @@ class Fleet:
                 other = by_url.get(endpoint.url)
                 if other is not None and (other in self._running or key not in self._running):
                     continue
-                if not self._admitted(key, endpoint):
+                admitted = self._admitted(key, endpoint)
+                if admitted is None and key in self._running:
+                    endpoint = self._running[
+                        key
+                    ].monitor.endpoint  # what was admitted, until there is a verdict
+                elif not admitted:
                     continue
                 if other is not None:
                     del wanted[other]
@@ -159,14 +186,11 @@ class Fleet:
 
     def _start(self, key: Key, endpoint: Endpoint, watched: Watched) -> None:
         name = self._names.assign(key, endpoint.name)
-        monitor = self._former.get(key)
-        if monitor is not None:
-            monitor.update(name, endpoint)
-        else:
-            monitor = self._monitor(name, endpoint, watched)
+        monitor = self._former.get(key) or self._monitor(name, endpoint, watched)
         self._running[key] = running = _Running(monitor, anyio.CancelScope())
         self._policies.tell(None, monitor.instance)
-        self._waiting.append(running)
+        monitor.update(name, endpoint)
+        self._waiting[watched].append(running)
         self._someone_waits.set()
 
     def _monitor(self, name: str, endpoint: Endpoint, watched: Watched) -> Monitor:
@@ -181,14 +205,18 @@ class Fleet:
         )
 
     async def _start_in_turn(self, tasks: TaskGroup) -> None:
-        """Start monitors a few at a time, so that hundreds at once do not hold up who asks meanwhile."""
+        """Start monitors a few at a time, so that hundreds at once do not hold up who asks meanwhile.
+
+        Each transport has its turn, so that one with thousands does not keep the others waiting.
+        """
         await anyio.to_thread.run_sync(warm_up)
         while True:
             await self._someone_waits.wait()
             self._someone_waits = anyio.Event()
-            while self._waiting:
-                for _ in range(min(_STARTED_AT_ONCE, len(self._waiting))):
-                    tasks.start_soon(self._run, self._waiting.popleft())
+            while waiting := [one for one in self._waiting.values() if one]:
+                for one in waiting:
+                    for _ in range(min(_STARTED_AT_ONCE, len(one))):
+                        tasks.start_soon(self._run, one.popleft())
                 await anyio.lowlevel.checkpoint()
 
     async def _run(self, running: _Running) -> None:
@@ -202,9 +230,9 @@ class Fleet:
         self._names.release(key)
         self._policies.tell(running.monitor.instance, None)
 
-    def _admitted(self, key: Key, endpoint: Endpoint) -> bool:
-        admitted = self._policies.admit(endpoint)
-        if not admitted and key not in self._refused:
+    def _admitted(self, key: Key, endpoint: Endpoint) -> bool | None:
+        admitted = self._admission.admits(key, endpoint)
+        if admitted is False and key not in self._refused:
             logger.info("A plugin's policy keeps out %s at %s.", endpoint.name, endpoint.url)
             self._refused.add(key)
         return admitted

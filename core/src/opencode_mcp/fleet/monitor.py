@@ -4,7 +4,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 
@@ -14,11 +14,12 @@ import httpx2
 from opencode_mcp.errors import CredentialsError, LocalError, OpenCodeMCPError, UnreachableError, ours
 from opencode_mcp.fleet.feed import Feed, Feeds
 from opencode_mcp.fleet.follow import StreamEndedError, follow
+from opencode_mcp.fleet.foreign import contained
 from opencode_mcp.fleet.health import Health
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
 from opencode_mcp.model import Endpoint, Instance, Route, Status
-from opencode_mcp.opencode.api import Event, OpenCode, Snapshot
+from opencode_mcp.opencode.api import Event, Logged, OpenCode, Snapshot
 from opencode_mcp.opencode.detect import detect
 from opencode_mcp.opencode.http import Http
 from opencode_mcp.text import clean_line, clean_path
@@ -26,6 +27,7 @@ from opencode_mcp.transport import Transport
 
 logger = logging.getLogger(__name__)
 
+_POSITIONS_KEPT = 1_000
 _CUTS_TO_POLLING = 3
 """After so many streams in a row that end at once, as through some proxies, the instance is polled."""
 
@@ -51,7 +53,7 @@ class Monitor:
         transport: Callable[[], Transport],
         transport_name: str,
         pace: Pace,
-        authenticate: Callable[[Endpoint], httpx2.Auth | None],
+        authenticate: Callable[[Endpoint], Awaitable[httpx2.Auth | None]],
         changed: Callable[[Instance, Instance], None],
     ) -> None:
         self.picture = Picture()
@@ -69,12 +71,14 @@ class Monitor:
         self._stocked = False
         self._api: OpenCode | None = None
         self._feeds = Feeds()
+        self._positions: dict[str, int] = {}
         self._connection = anyio.CancelScope()
+        self._alone = anyio.Lock()
         self._nudged = anyio.Event()
         self._outcome = anyio.Event()
         self._cuts = 0
         self._seen: float | None = None
-        self._reported: type[Exception] | None = None
+        self._reported: type[BaseException] | None = None
         self._withdrawn_at: float | None = None
         self._shown = self._look()
 
@@ -139,7 +143,7 @@ class Monitor:
 
     async def look_now(self, seconds: float) -> None:
         """If it is not connected, try at once, and wait for the outcome at most `seconds`."""
-        if not self._stocked:
+        if self._api is None or not self._stocked:
             self.nudge()
             with anyio.move_on_after(seconds):
                 await self._outcome.wait()
@@ -148,9 +152,21 @@ class Monitor:
         """Collect the events of a session, without its sub-agents', from this moment on."""
         return self._feeds.opened(session_id)
 
-    def take_stock(self, snapshot: Snapshot, *, streaming: bool) -> None:
-        """Start the picture afresh from a snapshot."""
+    @property
+    def positions(self) -> Mapping[str, int]:
+        """How far the logs of the sessions have come that somebody listens to."""
+        return {one: self._positions[one] for one in self._feeds.sessions if one in self._positions}
+
+    @property
+    def puzzled(self) -> bool:
+        """Whether a session is at work of which nothing is known."""
+        return self.picture.puzzled
+
+    def take_stock(self, snapshot: Snapshot, since: Sequence[Event] = (), *, streaming: bool) -> None:
+        """Start the picture afresh from a snapshot, and what was heard since."""
         self.picture.start(snapshot)
+        for event in since:
+            self.picture.apply(event)
         self.streaming, self._stocked = streaming, True
         self._health.works()
         self.alive()
@@ -161,16 +177,31 @@ class Monitor:
     def take_note(self, event: Event) -> None:
         """Learn from an event, and pass it on to those who follow its session."""
         self.alive()
+        if isinstance(event, Logged):
+            self._positions.pop(event.session_id, None)
+            self._positions[event.session_id] = event.position
+            if len(self._positions) > _POSITIONS_KEPT:
+                del self._positions[next(iter(self._positions))]
+            return
         if self.picture.apply(event):
             self._show()
         self._feeds.put(event)
+
+    def catch_up(self, events: Sequence[Event]) -> None:
+        """Let those who follow a session hear what its log tells of a time without a stream."""
+        for event in events:
+            self._feeds.put(event)
 
     def alive(self) -> None:
         """Take note of a sign of life."""
         self._seen = time.time()
 
     async def run(self) -> None:
-        """Keep at it until cancelled; may be run again after that."""
+        """Keep at it until cancelled; may be run again after that, and then waits for the first to end."""
+        async with self._alone:
+            await self._run()
+
+    async def _run(self) -> None:
         self._withdrawn_at = None
         try:
             while True:
@@ -190,9 +221,9 @@ class Monitor:
         failure: OpenCodeMCPError | None = None
         self._connection = anyio.CancelScope()
         try:
-            with self._connection:
+            with contained(), self._connection:
                 await self._connect()
-        except Exception as error:  # foreign code: a transport's own failure must not stop the fleet
+        except (Exception, SystemExit) as error:  # foreign code: its failure must not stop the fleet
             failure = ours(error) or self._foreign(error)
         finally:
             self._api, self.streaming = None, False
@@ -228,10 +259,10 @@ class Monitor:
             raise verdict
 
     async def _talk_over(self, route: Route) -> None:
-        auth = self._authenticate(self._endpoint)
+        auth = route.auth or await self._authenticate(self._endpoint)
         vouched = self._endpoint.vouched
         async with Http(route, seconds=self._pace.probe, vouched=vouched, auth=auth) as http:
-            self._api = await detect(http)
+            self._api = await detect(http, pid=route.pid, version=route.version)
             self._version = self._api.version
             self._health.answers()
             self.alive()
@@ -253,7 +284,7 @@ class Monitor:
             told = clean_line(self._transport().vouching, 300)
         return told or "A plugin's auth hook can give one."
 
-    def _foreign(self, error: Exception) -> LocalError:
+    def _foreign(self, error: BaseException) -> LocalError:
         """Report a failure of the transport's code. Its words may hold a secret, so they stay in the log."""
         if self._reported is not type(error):
             self._reported = type(error)
@@ -266,13 +297,14 @@ class Monitor:
             limit = transport.forget_after_seconds
             if limit is None or not self._health.is_gone(limit):
                 return
-            with anyio.fail_after(self._pace.route):
+            with contained(), anyio.fail_after(self._pace.route):
                 await transport.forget(self._endpoint)
-        except Exception:  # foreign code, as above
+        except (Exception, SystemExit):  # foreign code, as above
             logger.exception("Transport %s failed to forget %s.", self._transport_name, self._name)
 
     def _look(self) -> Instance:
-        picture = self.picture
+        picture, session = self.picture, self.picture.session
+        directory = clean_path(picture.directory) or (session.directory if session else "")
         return Instance(
             name=self._name,
             transport=self._transport_name,
@@ -281,8 +313,8 @@ class Monitor:
             detail=self._health.detail,
             activity=picture.activity if self._stocked and self._health.status is Status.ONLINE else None,
             version=self._version,
-            directory=clean_path(picture.directory) or self._endpoint.directory,
-            session=picture.session,
+            directory=directory or self._endpoint.directory,
+            session=session,
             waiting_for=picture.waiting_for(),
             last_seen=self.last_seen,
         )

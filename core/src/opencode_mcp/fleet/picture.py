@@ -1,5 +1,6 @@
 """What is known of one OpenCode server: started by a snapshot, kept by its events."""
 
+import dataclasses
 from itertools import islice
 from typing import Any
 
@@ -11,6 +12,7 @@ from opencode_mcp.opencode.api import (
     Request,
     RequestClosed,
     RequestOpened,
+    SessionChanged,
     SessionDeleted,
     SessionUpdated,
     Snapshot,
@@ -26,7 +28,8 @@ class Picture:
     """Sessions, who is busy, and what waits for a person.
 
     Attributes:
-        directory: The server's own project; empty before the first snapshot.
+        directory: The server's own project; empty before the first snapshot, or if it has none.
+        puzzled: Whether a session is at work of which nothing is known, and no snapshot was taken since.
     """
 
     def __init__(self) -> None:
@@ -35,19 +38,22 @@ class Picture:
         self._busy: set[str] = set()
         self._requests: dict[str, Request] = {}
         self._doing: dict[str, str] = {}
+        self.puzzled = False
+        self._unknown: dict[str, None] = {}
 
     def start(self, snapshot: Snapshot) -> None:
         """Take over a snapshot; sub-agents' sessions, which it does not list, stay known."""
         self.directory = snapshot.directory
         children = {key: one for key, one in self._sessions.items() if one.parent_id}
-        others = {
+        others = {  # of other projects, which OpenCode 1.x does not list
             key: one
             for key, one in self._sessions.items()
-            if not one.parent_id and one.directory and one.directory != snapshot.directory
+            if snapshot.directory and not one.parent_id and one.directory not in ("", snapshot.directory)
         }
         oldest_first = {one.id: one for one in reversed(snapshot.sessions)}
         self._sessions = {**children, **others, **oldest_first}
         self._busy = set(islice(snapshot.busy, _KEPT))
+        self.puzzled = False
         # After an abort OpenCode 1.x goes on listing the request of a session that no longer waits for it.
         self._requests = {one.id: one for one in snapshot.requests if one.session_id in self._busy}
         self._doing = {key: tool for key, tool in self._doing.items() if key in self._busy}
@@ -61,6 +67,8 @@ class Picture:
                 self._sessions.pop(session.id, None)
                 self._sessions[session.id] = session
                 _drop_oldest(self._sessions, _SESSIONS_KEPT)
+            case SessionChanged():
+                return self._change(event)
             case SessionDeleted(session_id):
                 self._sessions.pop(session_id, None)
                 self._rest(session_id)
@@ -68,6 +76,10 @@ class Picture:
                 if session_id in self._busy or len(self._busy) >= _KEPT:
                     return False
                 self._busy.add(session_id)
+                if session_id not in self._sessions and session_id not in self._unknown:
+                    self.puzzled = True  # once: a snapshot may not know it either
+                    self._unknown[session_id] = None
+                    _drop_oldest(self._unknown, _KEPT)
             case ActivityChanged(session_id, _):
                 was_busy = session_id in self._busy
                 self._rest(session_id)
@@ -83,6 +95,18 @@ class Picture:
                 return False
             case _:
                 return False
+        return True
+
+    def _change(self, event: SessionChanged) -> bool:
+        session = self._sessions.pop(event.session_id, None)
+        if session is None:
+            return False
+        self._sessions[session.id] = dataclasses.replace(
+            session,
+            title=session.title if event.title is None else event.title,
+            directory=session.directory if event.directory is None else event.directory,
+            updated=max(session.updated, event.updated or 0),
+        )
         return True
 
     def _rest(self, session_id: str) -> None:

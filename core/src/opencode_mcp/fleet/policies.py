@@ -1,17 +1,32 @@
-"""Asks the instance hooks of plugins. One that fails is logged with its plugin's name and stops nobody."""
+"""Asks and tells the instance hooks of plugins. One that fails or hangs is named, and stops nobody."""
 
+import dataclasses
 import logging
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Self
 
+import anyio
 import httpx2
 import pluggy
 
-from opencode_mcp.model import Endpoint, Instance
+from opencode_mcp.fleet.hook_thread import Answers, Call, HookHangsError, HookThread
+from opencode_mcp.model import Action, Endpoint, Instance, Rejection
 from opencode_mcp.opencode.http import OpenCodeAuth
 from opencode_mcp.settings import CoreSettings
 
 logger = logging.getLogger(__name__)
+
+ADMIT_SECONDS = 5.0
+AUTH_SECONDS = 10.0
+"""The keyring of a desktop may have to ask its user first."""
+_TOLD_SECONDS = 10.0
+_WATCH_SECONDS = 1.0
+_LEAVE_SECONDS = 2.0
+_LOGGED_AGAIN_SECONDS = 3600.0
+_MEND = "If that is its own defect, update that package, or uninstall it."
 
 
 class Policies:
@@ -23,24 +38,54 @@ class Policies:
     """
 
     def __init__(self, hook: pluggy.HookRelay, settings: CoreSettings) -> None:
-        self._hook = hook
         self._settings = settings
+        self._admit = _Hook.all_of(hook.opencode_mcp_instance_admit)
+        self._auth = _Hook.all_of(hook.opencode_mcp_instance_auth)
+        self._changed = _Hook.all_of(hook.opencode_mcp_instance_changed)
+        self._audit = _Hook.all_of(hook.opencode_mcp_instance_audit)
+        self._asked: dict[str, HookThread] = {}
+        self._told: dict[str, HookThread] = {}
+        self._failing: dict[_Hook, str] = {}
+        self._logged: dict[tuple[_Hook, str], float] = {}
 
-    def admit(self, endpoint: Endpoint) -> bool:
+    @property
+    def decides(self) -> bool:
+        """Whether any plugin has a policy on who may join."""
+        return bool(self._admit)
+
+    @property
+    def problems(self) -> Sequence[Rejection]:
+        """Which hooks failed when they were called last, and how."""
+        failing = list(self._failing.items())  # a hook's thread may change it
+        return [Rejection(source=f"plugin {one.plugin}", reason=reason) for one, reason in failing]
+
+    async def admit(self, endpoint: Endpoint) -> bool:
         """Whether `endpoint` may join; a policy that fails keeps it out."""
-        for answer in self._answers(self._hook.opencode_mcp_instance_admit, endpoint=endpoint):
-            if answer is not None:
-                return bool(answer) and not isinstance(answer, Exception)
-        return True
+        [admitted] = await self.admitted([endpoint])
+        return bool(admitted)
 
-    def authenticate(self, endpoint: Endpoint) -> httpx2.Auth | None:
+    async def admitted(self, endpoints: Sequence[Endpoint]) -> Sequence[bool | None]:
+        """Say of each of `endpoints` whether it may join; None if a policy hangs, so that it is not known."""
+        verdicts: list[bool | None] = [True] * len(endpoints)
+        undecided: Sequence[int] = range(len(endpoints))
+        for one in self._admit:
+            calls = [partial(_verdict, one.call(endpoint=endpoints[index])) for index in undecided]
+            answers = dict(zip(undecided, await self._ask(one, calls, ADMIT_SECONDS), strict=True))
+            for index, answer in answers.items():
+                if answer is not None:
+                    verdicts[index] = None if isinstance(answer, HookHangsError) else answer is True
+            undecided = [index for index, answer in answers.items() if answer is None]
+        return verdicts
+
+    async def authenticate(self, endpoint: Endpoint) -> httpx2.Auth | None:
         """Return the credentials for `endpoint`; the ones in the settings go to vouched endpoints only."""
-        for answer in self._answers(self._hook.opencode_mcp_instance_auth, endpoint=endpoint):
+        for one in self._auth:
+            [answer] = await self._ask(one, [one.call(endpoint=endpoint)], AUTH_SECONDS)
             if isinstance(answer, httpx2.Auth):
                 return answer
-            if answer is not None and not isinstance(answer, Exception):
+            if answer is not None and not isinstance(answer, BaseException):
                 kind = type(answer).__name__  # not the value, which may be a secret
-                logger.error("A plugin gave %s for credentials, not httpx2.Auth: it does not count.", kind)
+                self._fail(one, f"gave {kind} for credentials, not httpx2.Auth: it does not count")
         password = self._settings.server_password
         if password is None or not endpoint.vouched:
             return None
@@ -48,15 +93,102 @@ class Policies:
 
     def tell(self, before: Instance | None, after: Instance | None) -> None:
         """Tell plugins that an instance joined, changed or left."""
-        for _ in self._answers(self._hook.opencode_mcp_instance_changed, before=before, after=after):
-            pass
+        for one in self._changed:
+            self._tell(one, one.call(before=before, after=after))
 
-    def _answers(self, hook: pluggy.HookCaller, **arguments: Any) -> Iterator[Any]:
-        """Ask one plugin after the other, in pluggy's order; who fails answers with the error."""
-        for one in reversed(hook.get_hookimpls()):
-            try:
-                answer: Any = one.function(*(arguments[name] for name in one.argnames))
-            except Exception as error:
-                logger.exception("Plugin %s: its hook %s failed.", one.plugin_name, hook.name)
-                answer = error
-            yield answer
+    def audit(self, action: Action) -> None:
+        """Tell plugins that something is done to an instance, or has been."""
+        for one in self._audit:
+            self._tell(one, one.call(action=action))
+
+    async def watch(self) -> None:
+        """Look again and again whether a hook that was told something hangs, until cancelled."""
+        if not (self._changed or self._audit):
+            return
+        while True:
+            await anyio.sleep(_WATCH_SECONDS)
+            for one in (*self._changed, *self._audit):
+                thread = self._told.get(one.plugin)
+                if thread is not None and one.made(thread.call) and thread.seconds > _TOLD_SECONDS:
+                    self._hangs(one, _TOLD_SECONDS)
+
+    async def close(self) -> None:
+        """Let the hooks hear what they were not told yet, for a moment; then end their threads."""
+        with anyio.move_on_after(_LEAVE_SECONDS, shield=True):
+            async with anyio.create_task_group() as group:
+                for thread in self._told.values():
+                    group.start_soon(_emptied, thread)
+        for thread in (*self._asked.values(), *self._told.values()):
+            thread.stop()
+        self._asked, self._told = {}, {}
+
+    async def _ask(self, one: "_Hook", calls: Sequence[Call], seconds: float) -> Answers:
+        """Return what each of `calls` returns, or raises."""
+        if not calls:
+            return ()
+        thread = self._asked.setdefault(one.plugin, HookThread(f"asks {one.plugin}"))
+        try:
+            answers = await thread.ask(calls, seconds=seconds)
+        except HookHangsError as error:
+            self._hangs(one, seconds)
+            return [*error.answers, *[error] * (len(calls) - len(error.answers))]
+        self._heard(one, answers)
+        return answers
+
+    def _tell(self, one: "_Hook", call: Call) -> None:
+        thread = self._told.setdefault(one.plugin, HookThread(f"tells {one.plugin}"))
+        if not thread.tell(call, partial(self._heard, one)):
+            self._fail(one, "is so far behind that it is not told everything")
+
+    def _heard(self, one: "_Hook", answers: Answers) -> None:
+        """Take note of how calls ended; those that were told end in their plugin's thread."""
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                self._fail(one, f"failed with {type(answer).__name__}", answer)
+                return
+        self._failing.pop(one, None)
+
+    def _hangs(self, one: "_Hook", seconds: float) -> None:
+        self._fail(one, f"has not returned within {seconds:g} s")
+
+    def _fail(self, one: "_Hook", how: str, error: BaseException | None = None) -> None:
+        self._failing[one] = f"Its hook {one.name} {how}. {_MEND}"
+        now, before = time.monotonic(), self._logged.get((one, how))
+        if before is None or now - before > _LOGGED_AGAIN_SECONDS:
+            self._logged[one, how] = now
+            logger.error("Plugin %s: its hook %s %s. %s", one.plugin, one.name, how, _MEND, exc_info=error)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Hook:
+    """A plugin's implementation of a hook."""
+
+    plugin: str
+    name: str
+    function: Callable[..., Any]
+    takes: Sequence[str]
+
+    @classmethod
+    def all_of(cls, hook: pluggy.HookCaller) -> Sequence[Self]:
+        """Return who implements a hook, in the order in which pluggy would call them."""
+        return [
+            cls(one.plugin_name, hook.name, one.function, one.argnames)
+            for one in reversed(hook.get_hookimpls())
+        ]
+
+    def call(self, **arguments: object) -> Call:
+        return partial(self.function, *(arguments[name] for name in self.takes))
+
+    def made(self, call: Call | None) -> bool:
+        """Whether `call` is one of its own."""
+        return isinstance(call, partial) and call.func is self.function
+
+
+def _verdict(call: Call) -> bool | None:
+    answer = call()
+    return None if answer is None else bool(answer)
+
+
+async def _emptied(thread: HookThread) -> None:
+    with suppress(HookHangsError):
+        await thread.ask([], seconds=_LEAVE_SECONDS)

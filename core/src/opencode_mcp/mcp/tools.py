@@ -86,7 +86,7 @@ def add_tools(server: MCPServer[Conversation], settings: CoreSettings) -> None:
         conversation = _conversation(ctx)
         try:
             if abort:
-                reply = await conversation.abort(instance, session=session)
+                reply = await conversation.abort(instance, session=session, caller=_caller(ctx))
                 if message.strip():
                     reply.note += " Your message was not sent: abort only stops."
             else:
@@ -96,6 +96,7 @@ def add_tools(server: MCPServer[Conversation], settings: CoreSettings) -> None:
                     seconds=_patience(ctx, wait, settings),
                     session=session,
                     listener=_Progress(ctx),
+                    caller=_caller(ctx),
                 )
         except OpenCodeMCPError as error:
             return _error(str(error))
@@ -121,7 +122,9 @@ def add_tools(server: MCPServer[Conversation], settings: CoreSettings) -> None:
     ) -> Annotated[t.CallToolResult, Transcript]:
         """Read the newest messages between a person and an OpenCode agent, without sending anything."""
         try:
-            transcript = await _conversation(ctx).read(instance, limit=message_limit, session=session)
+            transcript = await _conversation(ctx).read(
+                instance, limit=message_limit, session=session, caller=_caller(ctx)
+            )
         except OpenCodeMCPError as error:
             return _error(str(error))
         return _result(transcript.text(), transcript.model_dump(mode="json"))
@@ -159,6 +162,12 @@ class _Progress:
 
 def _conversation(ctx: _Context) -> Conversation:
     return ctx.request_context.lifespan_context
+
+
+def _caller(ctx: _Context) -> str:
+    params = ctx.session.client_params
+    client = params.client_info if params else None
+    return f"{client.name} {client.version}" if client else "an MCP client"
 
 
 def _patience(ctx: _Context, wait: float | None, settings: CoreSettings) -> float:

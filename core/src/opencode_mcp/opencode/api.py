@@ -1,7 +1,7 @@
 """What we ask of an OpenCode server, whatever its version, and what it tells us."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
@@ -49,7 +49,7 @@ class Message:
     Attributes:
         id: OpenCode's id.
         role: Who wrote it, `user` or `assistant`.
-        parent_id: For an assistant's message, the user message that it answers.
+        parent_id: For an assistant's message, the user message that it answers; empty if that is not known.
         created: Milliseconds since the epoch, by the instance's clock.
         completed: Whether it is finished, well or not.
         finish: Why the model stopped, for example `stop` or `tool-calls`; empty if it did not.
@@ -78,8 +78,8 @@ class Snapshot:
     """How an OpenCode server stands at one moment.
 
     Attributes:
-        directory: The server's own project.
-        sessions: Its sessions without sub-agents', newest first, a bounded number.
+        directory: The server's own project; empty if it has none, as the service of OpenCode 2.x.
+        sessions: Its sessions, newest first, a bounded number; of sub-agents' only some at work.
         busy: The ids of all sessions at work, sub-agents' included.
         requests: What waits for a person.
     """
@@ -100,6 +100,23 @@ class SessionUpdated:
     """A session was created or changed."""
 
     session: Session
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SessionChanged:
+    """Something of a session changed; what is None stayed as it was, as far as is known.
+
+    Attributes:
+        session_id: The session.
+        title: Its new title.
+        directory: Its new directory.
+        updated: When it changed, in milliseconds since the epoch, by the instance's clock.
+    """
+
+    session_id: str
+    title: str | None = None
+    directory: str | None = None
+    updated: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,12 +167,16 @@ class PartUpdated:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of text was added to a part."""
+    """A piece of text was added to a part.
+
+    Its `kind` is that of the part, or empty where a `PartUpdated` tells it.
+    """
 
     session_id: str
     message_id: str
     part_id: str
     text: str
+    kind: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -172,9 +193,18 @@ class RequestClosed:
     request_id: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Logged:
+    """What a server keeps of a session for good has come so far; see `OpenCode.log`."""
+
+    session_id: str
+    position: int
+
+
 Event = (
     Alive
     | SessionUpdated
+    | SessionChanged
     | SessionDeleted
     | ActivityChanged
     | SessionFailed
@@ -183,11 +213,17 @@ Event = (
     | Delta
     | RequestOpened
     | RequestClosed
+    | Logged
 )
 
 
 class OpenCode(Protocol):
     """One OpenCode server. Every method is bounded in time and raises `OpenCodeMCPError`s only."""
+
+    @property
+    def generation(self) -> Literal[1, 2]:
+        """Which of OpenCode's APIs it speaks: that of 1.x or of 2.x."""
+        ...
 
     @property
     def version(self) -> str:
@@ -199,19 +235,31 @@ class OpenCode(Protocol):
         ...
 
     async def directory(self) -> str:
-        """Return the directory of the server's own project; empty if it does not say."""
+        """Return the directory of the server's own project; empty if it does not say, or has none."""
         ...
 
     async def snapshot(self, directories: Collection[str] = ()) -> Snapshot:
         """Take stock of the server's own project, and of what is busy in further `directories`."""
         ...
 
-    def events(self) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        """Follow everything that happens on the server, over all projects; ends when the stream does."""
+    def events(
+        self, heard: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Follow everything that happens on the server, over all projects; ends when the stream does.
+
+        `heard` is called with whatever arrives, also if it is no event.
+        """
+        ...
+
+    async def log(self, session_id: str, after: int) -> Sequence[Event]:
+        """Return what the server keeps of a session, from behind a position on, oldest first.
+
+        A bounded number. Pieces of text and requests are not in it; on a server that keeps none, nothing is.
+        """
         ...
 
     async def sessions(self) -> Sequence[Session]:
-        """List the sessions of the server's project, newest first, without sub-agents'."""
+        """List the sessions of the server's project, or of all its projects, newest first, no sub-agents'."""
         ...
 
     async def session(self, session_id: str) -> Session:
@@ -223,7 +271,7 @@ class OpenCode(Protocol):
         ...
 
     async def create_session(self, directory: str) -> Session:
-        """Create an empty session in `directory`."""
+        """Create an empty session in `directory`; empty for where the server runs."""
         ...
 
     async def messages(self, session_id: str, limit: int) -> Sequence[Message]:
@@ -234,8 +282,8 @@ class OpenCode(Protocol):
         """Ask whether a session is at work now."""
         ...
 
-    async def prompt(self, session: Session, prompt: str) -> None:
-        """Hand `prompt` to the session's agent and return at once."""
+    async def prompt(self, session: Session, prompt: str) -> str:
+        """Hand `prompt` to the session's agent and return at once: the id of the message, if it is told."""
         ...
 
     async def abort(self, session_id: str) -> None:

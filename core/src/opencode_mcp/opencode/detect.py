@@ -1,37 +1,66 @@
 """Learns which generation of the OpenCode API a server speaks."""
 
-from typing import Any, cast
+from typing import Any
 
-from opencode_mcp.errors import ProtocolError, RequestError
+from opencode_mcp.errors import ProtocolError, RequestError, TooLargeError
 from opencode_mcp.opencode.api import OpenCode
+from opencode_mcp.opencode.fields import number, text
 from opencode_mcp.opencode.http import Http
 from opencode_mcp.opencode.v1 import V1
+from opencode_mcp.opencode.v2 import V2
 from opencode_mcp.text import clean_line
 
 _HEALTH_BYTES = 64 * 1024
 _NOT_FOUND = 404
+_HEALTH_1 = "/global/health"
+_HEALTHS_2 = ("/api/info", "/api/health")
+"""Of 2.1 and of the preview of 2.0. OpenCode 1.18 has the second too, without a version."""
 
 
-async def detect(http: Http) -> OpenCode:
+async def detect(http: Http, *, pid: int | None = None, version: str = "") -> OpenCode:
     """Return the client for the server behind `http`.
 
-    OpenCode 1.x answers every unknown path with its web page and status 200, so a status proves nothing:
-    `/global/health` must be JSON and hold a version (as run on 1.18.33).
+    Args:
+        http: Where to ask.
+        pid: The process that has to answer, an OpenCode 2.x; None for any.
+        version: The version that it has to say; empty for any.
+
+    OpenCode 1.x answers every unknown path with its web page and status 200, so a status proves nothing: what
+    comes must be JSON and hold a version (as run on 1.18.33); of 2.x also the number of its process.
 
     Raises:
         CredentialsError: It is an OpenCode, and wants a password.
-        ProtocolError: Something else answers, as if all were well.
-        RequestError: It answers with an error; an OpenCode 2.x does not know the path.
+        ProtocolError: Something else answers, as if all were well; or another process.
+        RequestError: It answers with an error.
         UnreachableError: Nothing answers.
     """
+    health, failure = await _health(http, _HEALTH_1)
+    if said := text(health, "version"):
+        if pid is not None:
+            raise ProtocolError(f"OpenCode {clean_line(said, 40)} answers there, not process {pid}.")
+        return V1(http, clean_line(said, 40))
+    if not isinstance(failure, TooLargeError):
+        for path in _HEALTHS_2:
+            health, _ = await _health(http, path)
+            said, process = clean_line(text(health, "version"), 40), number(health, "pid")
+            if not said or process <= 0:
+                continue
+            if pid not in (None, process) or version not in ("", said):
+                wanted = f"{pid} with {version or 'any version'}"
+                raise ProtocolError(f"Process {process} with OpenCode {said} answers there, not {wanted}.")
+            return V2(http, said, path)
+    if isinstance(failure, RequestError):
+        raise RequestError("What answers there is not an OpenCode server.", failure.status)
+    raise failure or ProtocolError("What answers there is not an OpenCode server: its health has no version.")
+
+
+async def _health(http: Http, path: str) -> tuple[Any, ProtocolError | RequestError | None]:
+    """Return what is there, or why it says nothing."""
     try:
-        health: Any = await http.get("/global/health", max_bytes=_HEALTH_BYTES)
+        return await http.get(path, max_bytes=_HEALTH_BYTES), None
     except RequestError as error:
         if error.status != _NOT_FOUND:
             raise
-        raise RequestError("What answers there is not an OpenCode 1.x server.", error.status) from None
-    if isinstance(health, dict):
-        version = cast("dict[str, Any]", health).get("version")
-        if isinstance(version, str) and version:
-            return V1(http, clean_line(version, 40))
-    raise ProtocolError("What answers there is not an OpenCode 1.x server: its health has no version.")
+        return None, error
+    except ProtocolError as error:
+        return None, error

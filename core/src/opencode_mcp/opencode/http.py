@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self, cast
 
@@ -94,6 +94,11 @@ class Http:
             limits=httpx2.Limits(max_connections=16, max_keepalive_connections=1, keepalive_expiry=2),
         )
 
+    @property
+    def authenticating(self) -> bool:
+        """Whether the server asked for credentials, so that they are sent with each request since."""
+        return self._authenticating
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -114,17 +119,28 @@ class Http:
         return await self._json("POST", path, params, body, seconds, MAX_BODY)
 
     @asynccontextmanager
-    async def stream(self, path: str) -> AsyncGenerator[AsyncIterator[httpx2.ServerSentEvent]]:
-        """Open a stream of server-sent events; only its opening is bounded in time."""
+    async def stream(
+        self, path: str, params: Params = None, *, heard: Callable[[], None] | None = None
+    ) -> AsyncGenerator[AsyncIterator[httpx2.ServerSentEvent]]:
+        """Open a stream of server-sent events; only its opening is bounded in time.
+
+        Args:
+            path: Where.
+            params: The query.
+            heard: Called with whatever arrives, comments included, which are no events.
+        """
         async with AsyncExitStack() as stack:
             with _unreachable(path), anyio.fail_after(self._seconds):
-                response = await self._send(stack, "GET", path, None, None, {"accept": "text/event-stream"})
+                accept = {"accept": "text/event-stream"}
+                response = await self._send(stack, "GET", path, params, None, accept)
                 await self._check(response, path)
             if "content-encoding" in response.headers:
                 raise ProtocolError(f"GET {path} was answered compressed, though we asked for plain text.")
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "text/event-stream":
                 raise ProtocolError(f"GET {path} was answered with something else than events.")
+            if heard is not None and isinstance(response.stream, httpx2.AsyncByteStream):
+                response.stream = _Heard(response.stream, heard)
             yield self._events(response, path)
 
     async def _events(self, response: httpx2.Response, path: str) -> AsyncGenerator[httpx2.ServerSentEvent]:
@@ -220,6 +236,22 @@ class Http:
             if len(content) > bound:
                 raise _too_large(f"{path} was answered with", bound, max_bytes)
         return bytes(content)
+
+
+class _Heard(httpx2.AsyncByteStream):
+    """What a server sends, with a word to whoever waits for a sign of life."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, heard: Callable[[], None]) -> None:
+        self._stream = stream
+        self._heard = heard
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            self._heard()
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class _unreachable:  # noqa: N801 - reads as the statement that it is

@@ -12,21 +12,38 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from opencode_mcp.errors import CredentialsError, ProtocolError, UnreachableError
-from opencode_mcp.opencode.fields import REALM, text
+from opencode_mcp.opencode.fields import REALM, number, text
 from opencode_mcp.text import clean_line
 
 _BODY_BYTES = 64 * 1024
 
 
+_HEALTH_1 = "/global/health"
+_HEALTHS_2 = ("/api/info", "/api/health")
+"""As in `detect`."""
+
+
 class Health(NamedTuple):
-    """What a server says of itself: its version, and whether it asked for the password."""
+    """What a server says of itself: its version, whether it asked for the password, and its process.
+
+    OpenCode 1.x does not say its process: then it is 0.
+    """
 
     version: str
     guarded: bool
+    pid: int = 0
 
 
-def probe(url: str, *, seconds: float, username: str = "", password: str | None = None) -> Health:
-    """Ask the OpenCode 1.x server at `url` for its health. It blocks.
+def probe(
+    url: str,
+    *,
+    seconds: float,
+    username: str = "",
+    password: str | None = None,
+    pid: int | None = None,
+    version: str = "",
+) -> Health:
+    """Ask the OpenCode server at `url` for its health. It blocks.
 
     The password is held back until the server asks for it the way OpenCode does.
 
@@ -35,19 +52,32 @@ def probe(url: str, *, seconds: float, username: str = "", password: str | None 
         seconds: How long each step may take.
         username: The user name that goes with the password.
         password: The password, or None.
+        pid: The process that has to answer, an OpenCode 2.x; None for any.
+        version: The version that it has to say, if `pid` is given; empty for any.
 
     Raises:
         UnreachableError: Nothing answers, or not in time.
         CredentialsError: It wants a password, and another one than this.
-        ProtocolError: Something else answers.
+        ProtocolError: Something else answers, or another process.
     """
-    status, health, guarded = _ask(url, "/global/health", seconds, username, password)
-    if not (version := text(health, "version")):
-        raise ProtocolError(
-            f"What answers at {url} is not an OpenCode 1.x server (status {status}). If it is an older one, "
-            "update it: opencode upgrade"
-        )
-    return Health(clean_line(version, 40), guarded)
+    status = 0
+    if pid is None:
+        status, health, guarded = _ask(url, _HEALTH_1, seconds, username, password)
+        if said := text(health, "version"):
+            return Health(clean_line(said, 40), guarded)
+    for path in _HEALTHS_2:
+        status, health, guarded = _ask(url, path, seconds, username, password)
+        said, process = clean_line(text(health, "version"), 40), number(health, "pid")
+        if not said or process <= 0:
+            continue
+        if pid not in (None, process) or version not in ("", said):
+            wanted = f"process {pid}" + (f" with OpenCode {version}" if version else "")
+            raise ProtocolError(f"At {url} answers process {process} with OpenCode {said}, and not {wanted}.")
+        return Health(said, guarded, process)
+    raise ProtocolError(
+        f"What answers at {url} is not an OpenCode server (status {status}). If it is an old one, "
+        "update it: opencode upgrade"
+    )
 
 
 def project(url: str, *, seconds: float, username: str = "", password: str | None = None) -> str:

@@ -1,8 +1,8 @@
 """OpenCode 1.x: the classic routes, as run on 1.18.33. Its own `/api/*` is another engine and never used."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 
@@ -33,6 +33,11 @@ class V1:
         self._version = version
 
     @property
+    def generation(self) -> Literal[1]:
+        """The API of 1.x."""
+        return 1
+
+    @property
     def version(self) -> str:
         """The server's version."""
         return self._version
@@ -61,10 +66,14 @@ class V1:
         )
 
     @asynccontextmanager
-    async def events(self) -> AsyncGenerator[AsyncIterator[Event]]:
+    async def events(self, heard: Callable[[], None] | None = None) -> AsyncGenerator[AsyncIterator[Event]]:
         """Follow `/global/event`, the one stream that covers every project of the server."""
-        async with self._http.stream("/global/event") as source:
+        async with self._http.stream("/global/event", heard=heard) as source:
             yield _decoded(source)
+
+    async def log(self, session_id: str, after: int) -> Sequence[Event]:
+        """Return nothing: 1.x keeps no log."""
+        return ()
 
     async def sessions(self) -> Sequence[Session]:
         """List the sessions of the server's own directory, newest first."""
@@ -98,10 +107,11 @@ class V1:
         where = {"directory": session.directory} if session.directory else None
         return session.id in decode.busy(await self._http.get("/session/status", where, seconds=_PATIENT))
 
-    async def prompt(self, session: Session, prompt: str) -> None:
-        """Use `prompt_async`, which answers 204 before anything happens."""
+    async def prompt(self, session: Session, prompt: str) -> str:
+        """Use `prompt_async`, which answers 204 before anything happens, and tells no id."""
         parts = {"parts": [{"type": "text", "text": prompt}]}
         await self._http.post(f"/session/{session.id}/prompt_async", parts, seconds=_PATIENT)
+        return ""
 
     async def abort(self, session_id: str) -> None:
         """Stop a session; answers `true` also when it is idle."""

@@ -71,6 +71,11 @@ class Bus:
                 elif wanted == directory:
                     stream.send_nowait(here)
 
+    def write(self, data: bytes) -> None:
+        """Send these very bytes to every stream."""
+        for stream in self._streams:
+            stream.send_nowait(data)
+
     def cut(self) -> None:
         """End every open stream."""
         for stream in self._streams:

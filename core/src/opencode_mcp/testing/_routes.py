@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, Router
 
+from opencode_mcp.testing._refusal import Refusal, bad, gone, id_of, json_of, limit, refusing, unexpected
 from opencode_mcp.testing._store import Store
 from opencode_mcp.testing._tools import Tools
 from opencode_mcp.testing._turns import Turns
@@ -21,15 +22,6 @@ Json = dict[str, Any]
 WEB_PAGE = (
     '<!doctype html>\n<html lang="en">\n  <head><title>OpenCode</title></head>\n  <body></body>\n</html>\n'
 )
-
-
-class Refusal(Exception):  # noqa: N818 -- an answer of the server, not an error of ours
-    """An answer of 400 or more, as OpenCode words it."""
-
-    def __init__(self, status: int, body: Json) -> None:
-        super().__init__(str(body))
-        self.status = status
-        self.body = body
 
 
 class Routes:
@@ -67,7 +59,7 @@ class Routes:
             ("GET", "/experimental/session", self._list_all),
         ]
         return Router(
-            [Route(path, _refusing(endpoint), methods=[method]) for method, path, endpoint in routes],
+            [Route(path, refusing(endpoint), methods=[method]) for method, path, endpoint in routes],
             default=HTMLResponse(WEB_PAGE),
             redirect_slashes=False,
             middleware=[Middleware(GZipMiddleware, minimum_size=1024)],
@@ -96,18 +88,18 @@ class Routes:
     async def _list(self, request: Request) -> Response:
         directory = self.directory_of(request)
         found = [session for session in self._filtered(request) if session["directory"] == directory]
-        return JSONResponse(found[: _limit(request)])
+        return JSONResponse(found[: limit(request)])
 
     async def _list_all(self, request: Request) -> Response:
         project = {"id": "global", "worktree": "/"}
         found = [{**session, "project": project} for session in self._filtered(request)]
-        return JSONResponse(found[: _limit(request)])
+        return JSONResponse(found[: limit(request)])
 
     def _filtered(self, request: Request) -> list[Json]:
         query = request.query_params
         roots, search = query.get("roots", "false"), query.get("search", "").casefold()
         if roots not in ("true", "false"):
-            raise _bad(f'Expected "true" | "false", got "{roots}"', "roots", "Query")
+            raise bad(f'Expected "true" | "false", got "{roots}"', "roots", "Query")
         found = [
             session
             for session in self._store.sessions.values()
@@ -116,7 +108,7 @@ class Routes:
         return sorted(found, key=lambda session: (-session["time"]["updated"], session["id"]))
 
     async def _create(self, request: Request) -> Response:
-        body = await _body(request) if await request.body() else {}
+        body = await json_of(request) if await request.body() else {}
         title, parent = body.get("title", ""), body.get("parentID", "")
         if not isinstance(title, str) or not isinstance(parent, str):
             raise Refusal(400, {"_tag": "BadRequest"})
@@ -129,7 +121,7 @@ class Routes:
 
     async def _patch(self, request: Request) -> Response:
         session = self._session(request)
-        self._store.touch_session(session["id"], title=str((await _body(request)).get("title", "")))
+        self._store.touch_session(session["id"], title=str((await json_of(request)).get("title", "")))
         return JSONResponse(session)
 
     async def _delete(self, request: Request) -> Response:
@@ -150,7 +142,7 @@ class Routes:
         if asked is None:
             return JSONResponse(messages)
         if not asked.isdigit():
-            raise _bad("Expected an integer, got NaN", "limit", "Query")
+            raise bad("Expected an integer, got NaN", "limit", "Query")
         kept = messages[-int(asked) :] if int(asked) else messages
         headers: dict[str, str] = {}
         if len(kept) < len(messages):
@@ -170,20 +162,21 @@ class Routes:
         turn = self._start(session_id, body)
         await turn.done.wait()
         if turn.broken:
-            raise _unexpected()
+            raise unexpected()
         return JSONResponse(self._store.messages[session_id][-1])
 
     async def _prompted(self, request: Request) -> tuple[str, Json]:
         session_id: str = self._session(request)["id"]
-        body = await _body(request)
+        body = await json_of(request)
         if "parts" not in body:
-            raise _bad("Missing key", "parts", "Payload")
+            raise bad("Missing key", "parts", "Payload")
         message_id = body.get("messageID", "msg")
         if not message_id.startswith("msg"):
-            raise _bad(f'Expected a string starting with "msg", got "{message_id}"', "messageID", "Payload")
+            raise bad(f'Expected a string starting with "msg", got "{message_id}"', "messageID", "Payload")
         return session_id, body
 
     async def _start_later(self, session_id: str, body: Json) -> None:
+        await self._turns.may_start()
         self._start(session_id, body)
 
     def _start(self, session_id: str, body: Json) -> Any:
@@ -209,13 +202,15 @@ class Routes:
         )
 
     async def _reply_permission(self, request: Request) -> Response:
-        request_id = _request_id(request, "per")
-        body = await _body(request)
+        asked = id_of(request, "per")
+        body = await json_of(request)
         if body.get("reply") not in ("once", "always", "reject"):
             reply = json.dumps(body.get("reply"))
-            raise _bad(f'Expected "once" | "always" | "reject", got {reply}', "reply", "Payload")
-        if not self._tools.reply_permission(request_id, self.directory_of(request), body):
-            raise _gone("Permission", request_id)
+            raise bad(f'Expected "once" | "always" | "reject", got {reply}', "reply", "Payload")
+        open_one = self._tools.permissions.get(asked)
+        if open_one is None or open_one.directory != self.directory_of(request):
+            raise gone("Permission", asked)
+        self._tools.reply(open_one, body)
         return JSONResponse(True)
 
     async def _questions(self, request: Request) -> Response:
@@ -225,72 +220,27 @@ class Routes:
         )
 
     async def _reply_question(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await json_of(request)
         if "answers" not in body:
-            raise _bad("Missing key", "answers", "Payload")
-        return self._answer_question(request, body["answers"])
+            raise bad("Missing key", "answers", "Payload")
+        return self._answer_question(request, {"answers": body["answers"]})
 
     async def _reject_question(self, request: Request) -> Response:
         return self._answer_question(request, None)
 
-    def _answer_question(self, request: Request, answers: list[list[str]] | None) -> Response:
-        request_id = _request_id(request, "que")
-        if not self._tools.reply_question(request_id, self.directory_of(request), answers):
-            raise _gone("Question", request_id)
+    def _answer_question(self, request: Request, answer: Json | None) -> Response:
+        asked = id_of(request, "que")
+        open_one = self._tools.questions.get(asked)
+        if open_one is None or open_one.directory != self.directory_of(request):
+            raise gone("Question", asked)
+        self._tools.reply(open_one, answer)
         return JSONResponse(True)
 
     def _session(self, request: Request) -> Json:
         session_id: str = request.path_params["session_id"]
         if not session_id.startswith("ses"):
-            raise _unexpected()
+            raise unexpected()
         if session_id not in self._store.sessions:
             message = f"Session not found: {session_id}"
             raise Refusal(404, {"name": "NotFoundError", "data": {"message": message}})
         return self._store.sessions[session_id]
-
-
-def _refusing(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except Refusal as refusal:
-            return JSONResponse(refusal.body, refusal.status)
-
-    return answer
-
-
-async def _body(request: Request) -> Json:
-    try:
-        body = json.loads(await request.body())
-    except ValueError:
-        raise _unexpected() from None
-    if not isinstance(body, dict):
-        raise _bad("Expected object", "body", "Payload")
-    return cast(Json, body)
-
-
-def _limit(request: Request) -> int:
-    asked = request.query_params.get("limit", "")
-    return int(asked) if asked.isdigit() else 100
-
-
-def _request_id(request: Request, prefix: str) -> str:
-    request_id: str = request.path_params["request_id"]
-    if not request_id.startswith(prefix):
-        raise _bad(f'Expected a string starting with "{prefix}", got "{request_id}"', "requestID", "Params")
-    return request_id
-
-
-def _bad(message: str, key: str, kind: str) -> Refusal:
-    text = f'{message}\n  at ["{key}"]'
-    return Refusal(400, {"name": "BadRequest", "data": {"message": text, "kind": kind}})
-
-
-def _gone(what: str, request_id: str) -> Refusal:
-    message = f"{what} request not found: {request_id}"
-    return Refusal(404, {"_tag": f"{what}NotFoundError", "requestID": request_id, "message": message})
-
-
-def _unexpected() -> Refusal:
-    message = "Unexpected server error. Check server logs for details."
-    return Refusal(500, {"name": "UnknownError", "data": {"message": message, "ref": "err_00000000"}})

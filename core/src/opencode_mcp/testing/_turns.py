@@ -1,46 +1,33 @@
-"""Runs prompts: one turn at a time in each session, with the events of OpenCode 1.18.33 in their order."""
+"""Runs prompts as OpenCode 1.18.33 does: one turn at a time in each session, events in their order."""
 
 import asyncio
 import contextlib
 import dataclasses
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import anyio
 import anyio.lowlevel
 
-from opencode_mcp.testing._ids import now_ms
+from opencode_mcp.testing._play import ABORTED, Player, Scene, api_error, error
 from opencode_mcp.testing._store import Store
 from opencode_mcp.testing._tools import Tools
+from opencode_mcp.testing._v1_voice import ClassicVoice
 from opencode_mcp.testing.script import Reply
 
 Json = dict[str, Any]
 
-_ABORTED: Json = {"name": "MessageAbortedError", "data": {"message": "Aborted"}}
-
 
 @dataclasses.dataclass(kw_only=True)
-class Turn:
+class Turn(Scene):
     """What a session is busy with.
 
     Attributes:
-        session_id: The session.
-        user: The newest prompt.
-        message: The assistant message being written, if any.
-        open_part: The part of it being written, if any.
-        said: The text of that part so far.
         more: Whether another prompt came in meanwhile.
         broken: Whether it could not even start (no such model).
         done: Set at the end.
+        task: Runs it.
     """
 
-    session_id: str
-    user: Json
-    message: Json | None = None
-    open_part: Json | None = None
-    said: str = ""
     more: bool = True
     broken: bool = False
     done: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
@@ -48,23 +35,19 @@ class Turn:
 
 
 class Turns:
-    """Starts, runs and aborts turns.
+    """Starts, runs and aborts turns."""
 
-    Attributes:
-        script: Replies still to be given, in turn; after them `default` answers.
-        models: The models that exist, as `provider/model`.
-        delta_clock: Whether each delta carries `time.time_ns()` and a blank instead of its text.
-    """
-
-    def __init__(self, store: Store, tools: Tools, default: Callable[[str], Reply]) -> None:
-        self.script: deque[Reply] = deque()
-        self.default = default
-        self.models = {"fake/fake"}
-        self.delta_clock = False
+    def __init__(self, store: Store, tools: Tools, player: Player, voice: ClassicVoice) -> None:
         self._store = store
         self._tools = tools
+        self._player = player
+        self._voice = voice
         self._running: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def may_start(self) -> None:
+        """Wait until turns may start."""
+        await self._player.may_start()
 
     def prompt(
         self,
@@ -104,7 +87,7 @@ class Turns:
             if child["id"] in self._running:
                 self.abort(child["id"])
         turn.task.cancel()
-        self._fail(turn, _ABORTED)
+        self._fail(turn, ABORTED)
 
     def forget(self, session_id: str) -> None:
         """End a turn without a word."""
@@ -138,137 +121,71 @@ class Turns:
         while turn.more:
             turn.more = False
             text = "".join(part["text"] for part in turn.user["parts"])
-            chosen = reply or (self.script.popleft() if self.script else self.default(text))
+            chosen = reply or self._player.choose(text)
             reply = None
             store.set_status(session_id, "busy")
-            if chosen.bad_model or self._model_of(turn) not in self.models:
+            if chosen.bad_model or self._model_of(turn) not in self._player.models:
                 self._miss_model(turn)
                 return
-            if not await self._answer(turn, chosen):
+            ending = await self._player.play(self, turn, chosen)
+            if ending == "failed":
+                self._running.pop(session_id)
+                self._fail(turn, api_error(chosen.error or ""))
+                return
+            if ending == "declined":
+                self._player.finish(turn, "tool-calls")
                 break
-        if self._running.get(session_id) is not turn:  # it failed and said so
-            return
         self._running.pop(session_id)
         store.set_status(session_id, "idle")
         self._summarize(turn)
 
-    async def _answer(self, turn: Turn, reply: Reply) -> bool:
-        """Answer one prompt; False ends the turn although more may wait."""
-        store, session_id = self._store, turn.session_id
-        for number, call in enumerate(reply.tools):
-            message = await self._begin(turn)
-            if number == 0:
-                await self._say(turn, "reasoning", reply.reasoning, reply)
-            if says := getattr(call, "says", ""):
-                await self._say(turn, "text", [says], reply)
-            goes_on = await self._tools.run(message, call, self._start_child)
-            self._finish(turn, "tool-calls")
-            if not goes_on:
-                return False
-            store.set_status(session_id, "busy")
-        await self._begin(turn)
-        if not reply.tools:
-            await self._say(turn, "reasoning", reply.reasoning, reply)
-        await self._say(turn, "text", reply.pieces, reply)
-        if reply.never_finishes:
-            await anyio.sleep_forever()
-        if reply.error is not None:
-            self._running.pop(session_id)
-            self._fail(turn, _api_error(reply.error))
-            return False
-        self._finish(turn, "stop")
-        store.set_status(session_id, "busy")
-        return True
+    def step_begins(self, scene: Scene, first: bool) -> None:
+        """Nothing to do: a prompt is part of the conversation as soon as it comes."""
 
-    async def _begin(self, turn: Turn) -> Json:
-        turn.message = self._store.add_assistant_message(turn.session_id, turn.user)
-        self._summarize(turn)
+    async def step_began(self, scene: Scene) -> None:
+        """Summarize, and say that the session is busy."""
+        self._summarize(scene)
         await anyio.lowlevel.checkpoint()
-        self._store.set_status(turn.session_id, "busy")
-        self._store.add_part(turn.message, {"type": "step-start"})
-        return turn.message
+        self._store.set_status(scene.session_id, "busy")
 
-    def _finish(self, turn: Turn, reason: str) -> None:
-        assert turn.message is not None  # noqa: S101 -- `_begin` came first
-        self._store.add_part(turn.message, {"type": "step-finish", "reason": reason})
-        self._store.complete_message(turn.message, finish=reason)
-        turn.message = None
+    def step_ended(self, scene: Scene) -> None:
+        """Say once more that the session is busy."""
+        self._store.set_status(scene.session_id, "busy")
 
-    async def _say(self, turn: Turn, kind: str, pieces: Sequence[str], reply: Reply) -> None:
-        if not pieces:
-            return
-        store, message = self._store, turn.message
-        assert message is not None  # noqa: S101 -- `_begin` came first
-        part = store.add_part(message, {"type": kind, "text": "", "time": {"start": now_ms()}})
-        turn.open_part, turn.said = part, ""
-        for piece in pieces:
-            if reply.gate is not None:
-                await reply.gate.pass_through()
-            await anyio.sleep(reply.delay)
-            text = f"{time.time_ns()} " if self.delta_clock else piece
-            turn.said += text
-            store.add_delta(part, text)
-        self._close_part(turn)
+    async def start_child(self, session_id: str, prompt: str, reply: Reply) -> None:
+        """Prompt a sub-agent's session and wait for its end."""
+        await self.prompt(session_id, [prompt], reply=reply).done.wait()
 
-    def _close_part(self, turn: Turn) -> None:
-        part, turn.open_part = turn.open_part, None
-        if part is not None:
-            part["text"] = turn.said
-            part["time"]["end"] = now_ms()
-            self._store.publish_part(part)
-
-    def _fail(self, turn: Turn, error: Json) -> None:
+    def _fail(self, turn: Turn, problem: Json) -> None:
         """End a turn with an error; the stream says `idle` before the message shows the error, then again."""
-        store, session_id = self._store, turn.session_id
-        store.publish(session_id, "session.error", {"error": error})
-        store.set_status(session_id, "idle")
-        self._close_part(turn)
-        if turn.message is not None:
-            self._tools.interrupt(turn.message)
-            store.complete_message(turn.message, error=error)
-        store.set_status(session_id, "idle")
+        self._voice.publish(turn.session_id, "session.error", {"error": problem})
+        self._store.set_status(turn.session_id, "idle")
+        self._player.fail(turn, problem)
+        self._store.set_status(turn.session_id, "idle")
 
     def _miss_model(self, turn: Turn) -> None:
-        store, session_id = self._store, turn.session_id
+        session_id = turn.session_id
         message = f"Model not found: {self._model_of(turn)}."
         turn.broken = True
         self._running.pop(session_id)
         for text in (message, f"ProviderModelNotFoundError: {message}\n    at <anonymous>"):
-            store.publish(session_id, "session.error", {"error": _error("UnknownError", message=text)})
+            problem = error("UnknownError", message=text)
+            self._voice.publish(session_id, "session.error", {"error": problem})
             if text is message:
-                store.set_status(session_id, "idle")
+                self._store.set_status(session_id, "idle")
 
     def _model_of(self, turn: Turn) -> str:
         model = turn.user["info"]["model"]
         return f"{model['providerID']}/{model['modelID']}"
 
-    def _summarize(self, turn: Turn) -> None:
+    def _summarize(self, scene: Scene) -> None:
         """What OpenCode does on the side, now and after the end: a summary, and a title for a new session."""
-        store, session_id = self._store, turn.session_id
+        store, session_id = self._store, scene.session_id
         session = store.sessions[session_id]
         summary = {"additions": 0, "deletions": 0, "files": 0}
         store.touch_session(session_id, summary=summary)
-        store.publish(session_id, "session.diff", {"diff": []})
-        turn.user["info"]["summary"] = {"diffs": []}
-        store.publish_message(turn.user)
-        if session["title"].startswith("New session - ") and turn.user["parts"]:
-            store.touch_session(session_id, title=turn.user["parts"][0]["text"][:50])
-
-    async def _start_child(self, session_id: str, prompt: str, reply: Reply) -> None:
-        await self.prompt(session_id, [prompt], reply=reply).done.wait()
-
-
-def _error(name: str, **data: Any) -> Json:
-    return {"name": name, "data": data}
-
-
-def _api_error(message: str) -> Json:
-    return _error(
-        "APIError",
-        message=message,
-        statusCode=400,
-        isRetryable=False,
-        responseHeaders={"content-type": "application/json"},
-        responseBody="",
-        metadata={"url": "http://127.0.0.1/v1/chat/completions"},
-    )
+        self._voice.publish(session_id, "session.diff", {"diff": []})
+        scene.user["info"]["summary"] = {"diffs": []}
+        self._voice.message_added(scene.user)
+        if session["title"].startswith("New session - ") and scene.user["parts"]:
+            store.touch_session(session_id, title=scene.user["parts"][0]["text"][:50])

@@ -70,6 +70,7 @@ class Question:
         options: The labels to choose from.
         multiple: Whether several may be chosen; None leaves it out, as OpenCode does by default.
         custom: Whether free text is welcome; None leaves it out.
+        field: In 2.x, the type of the form's field; by default `string`, or `multiselect` for several.
     """
 
     question: str = "Which colour?"
@@ -77,6 +78,7 @@ class Question:
     options: Sequence[str] = ("Red", "Blue")
     multiple: bool | None = None
     custom: bool | None = None
+    field: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,10 +106,12 @@ class Reply:
         text: The final text, streamed in pieces of two words.
         chunks: The final text in the very pieces in which to stream it; instead of `text`.
         reasoning: Pieces of reasoning, streamed first.
-        tools: Steps before the final text, each an assistant message of its own.
+        tools: Steps before the final text, each an assistant message of its own. In 2.x, a prompt that steers
+            joins the answer between two steps: what is left of the reply answers both.
         delay: Seconds before each delta.
         gate: Holds each delta back until the test releases it.
-        error: The provider fails with this message after the text: `APIError`.
+        error: The provider fails with this message after the text: `APIError`, in 2.x
+            `provider.invalid-request`.
         bad_model: The model does not exist: no assistant message at all.
         never_finishes: Stay busy after the text, until aborted.
     """

@@ -45,6 +45,14 @@ class LocalRelaySettings(Settings):
         "only where both the directory and the file are yours or root's, and not everybody can write them.",
     )
 
+    local_service: bool = variable(
+        "RELAY_LOCAL_SERVICE",
+        True,
+        takes="1 or 0",
+        about="List the background service of OpenCode 2.x on this machine as well, without its being "
+        "registered. Its address and its password come from the file in which OpenCode keeps them for you.",
+    )
+
     @field_validator("ssh_cmd")
     @classmethod
     def _split(cls, value: SecretStr | None) -> SecretStr | None:

@@ -5,15 +5,25 @@ imported only where it is needed.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
-from opencode_mcp import Endpoint, Finding, Publish, Rejection, Transport, TransportError, clean_line
+from opencode_mcp import (
+    Endpoint,
+    Finding,
+    Publish,
+    Rejection,
+    Route,
+    Transport,
+    TransportError,
+    clean_line,
+    services_directory,
+)
 from opencode_mcp_local_relay.announcement import Announcement, keep_announced
 from opencode_mcp_local_relay.remembered import Remembered
 from opencode_mcp_local_relay.settings import LocalRelaySettings
@@ -24,13 +34,14 @@ if TYPE_CHECKING:
 
     from opencode_mcp_local_relay.login import Ability
     from opencode_mcp_local_relay.registry import Look, Registry
+    from opencode_mcp_local_relay.services import Services
 
 _BREATH_SECONDS = 0.2
 """Between two looks at the directory, however much happens there; also when a file seems half-written."""
 
 
 class LocalRelay(Transport):
-    """Finds the instances that are registered as files in a directory of this machine."""
+    """Finds the instances that are registered as files in a directory of this machine, and its service."""
 
     def __init__(
         self, settings: LocalRelaySettings, *, heartbeat_seconds: float = 30.0, check_seconds: float = 2.0
@@ -60,12 +71,13 @@ class LocalRelay(Transport):
         )
 
     async def discover(self) -> Sequence[Endpoint]:
-        """Read the registry directory; a missing one is an empty set.
+        """Read the registry directory, and the service files; a missing directory is an empty set.
 
         Raises:
             TransportError: If the directory is not safe to use, or cannot be read.
         """
-        return (await self._look()).endpoints
+        endpoints, _ = await self._look()
+        return endpoints
 
     async def watch(self, publish: Publish) -> None:
         """Publish the set now and within a second after each change, until cancelled.
@@ -79,6 +91,9 @@ class LocalRelay(Transport):
         woken = Wake()
         async with anyio.create_task_group() as group:
             group.start_soon(DirectoryWatch(self._settings.local_dir, woken.set).run)
+            if self._services is not None:
+                with suppress(OSError):  # without a home there is no service either
+                    group.start_soon(DirectoryWatch(services_directory(), woken.set, insists=False).run)
             try:
                 await self._publish_changes(publish, woken)
             except TransportError as error:
@@ -91,18 +106,28 @@ class LocalRelay(Transport):
         published: Sequence[Endpoint] | None = None
         while True:
             woken.clear()
-            look = await self._look()
-            if look.endpoints != published:
-                publish(look.endpoints)
-                published = look.endpoints
+            endpoints, unfinished = await self._look()
+            if endpoints != published:
+                publish(endpoints)
+                published = endpoints
             await anyio.sleep(_BREATH_SECONDS)
-            if not look.unfinished:
+            if not unfinished:
                 with anyio.move_on_after(self.rescan_seconds):
                     await woken.wait()
 
     def rejected(self) -> Sequence[Rejection]:
         """The files that the last look left out, with reasons."""
-        return self._rejected
+        return (*self._rejected, *(self._services.rejected if self._services is not None else ()))
+
+    @asynccontextmanager
+    async def connect(self, endpoint: Endpoint) -> AsyncGenerator[Route]:
+        """Open a route; to a service of this machine with what its file says now.
+
+        Raises:
+            TransportError: On entering, if that service is not there.
+        """
+        route = await self._services.route(endpoint) if self._services is not None else None
+        yield route or Route(base_url=endpoint.url)
 
     async def forget(self, endpoint: Endpoint) -> None:
         """Remove the file behind `endpoint`, unless it was touched since its instance began to fail."""
@@ -201,9 +226,18 @@ class LocalRelay(Transport):
 
         return Ability()
 
-    async def _look(self) -> "Look":
+    @cached_property
+    def _services(self) -> "Services | None":
+        from opencode_mcp_local_relay.services import Services  # not for announcing
+
+        return Services() if self._settings.local_service else None
+
+    async def _look(self) -> tuple[Sequence[Endpoint], bool]:
+        """Return the whole set, and whether another look is due shortly."""
         async with self._lock:
             # Given up when cancelled, since a dead network file system may never answer.
-            look = await anyio.to_thread.run_sync(self._registry.look, abandon_on_cancel=True)
+            look: Look = await anyio.to_thread.run_sync(self._registry.look, abandon_on_cancel=True)
+            if self._services is not None:
+                await self._services.look()  # afterwards: who registers a service does so once it is there
         self._rejected = look.rejections
-        return look
+        return (self._services.beside(look.endpoints) if self._services else look.endpoints), look.unfinished

@@ -21,19 +21,29 @@ class DirectoryWatch:
     """Calls `changed` after every change in a directory, which need not exist yet and may be replaced.
 
     It may call it without a change as well; what it calls finds that out cheaply.
+
+    Args:
+        path: The directory.
+        changed: What to call.
+        insists: Whether to call it again and again while there is no directory, since one may have come and
+            gone unseen.
     """
 
-    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, path: Path, changed: Callable[[], None], *, insists: bool = True) -> None:
         self._path = path
+        self._insists = insists
         self._changed = changed
         self._gives_events = True
         self._heard = False
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        missing = False
         while True:
             directory = await _look(self._path)
-            self._changed()
+            if self._insists or not (missing and directory is None):
+                self._changed()
+            missing = directory is None
             if directory is None:
                 await anyio.sleep(_LOOK_SECONDS)
             elif self._gives_events:

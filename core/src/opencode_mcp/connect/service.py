@@ -1,0 +1,138 @@
+"""The background service of OpenCode 2.x: started if it is not there, and followed as it restarts."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from opencode_mcp.connect.known import Known, known_service
+from opencode_mcp.connect.presence import Presence
+from opencode_mcp.errors import UnreachableError
+from opencode_mcp.state.services import LocalService, local_services
+from opencode_mcp.text import clean_line
+
+logger = logging.getLogger(__name__)
+
+_START_SECONDS = 20.0
+_SETTLE_SECONDS = 3.0
+"""How long its file may take to be there after the command that starts it has ended."""
+_STEP_SECONDS = 0.05
+_FILE_SECONDS = 2.0
+"""Between two looks at its file while it is announced."""
+_ASK_SECONDS = 10.0
+_PATIENCE_SECONDS = 3.0
+"""How long one may take to restart without its being withdrawn, if it comes back at the same address."""
+_FAILURES = 3
+
+_Stamp = tuple[int, int, int] | None
+
+
+def find_service(version: str) -> LocalService:
+    """Return the background service of this user. It blocks.
+
+    Args:
+        version: That of the OpenCode which is to use it. Of several services, one of the same version counts
+            first, then that of the usual channel.
+
+    Raises:
+        UnreachableError: There is none; says why.
+    """
+    try:
+        found, rejected = local_services()
+    except OSError as error:
+        raise UnreachableError(f"Its service files cannot be read: {error.strerror or error}.") from None
+    if found:
+        return min(found, key=lambda one: (one.version != version, one.path.name != "service.json"))
+    if rejected:
+        raise UnreachableError(f"{rejected[0].source} is left out: {rejected[0].reason}")
+    raise UnreachableError("The background service of OpenCode does not run.")
+
+
+def ensure_service(program: Sequence[str], version: str, environment: Mapping[str, str]) -> str:
+    """See to it that there is a background service; return why there is none, or nothing. It blocks.
+
+    One that is there is left as it is, whatever its version. It outlives us.
+    """
+    try:
+        find_service(version)
+    except UnreachableError:
+        pass
+    else:
+        return ""
+    from opencode_mcp.connect.running import run_briefly  # seldom needed
+
+    ran = run_briefly([*program, "service", "start"], environment, seconds=_START_SECONDS)
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while ran.code == 0:
+        try:
+            find_service(version)
+        except UnreachableError as error:
+            if time.monotonic() > deadline:
+                return f"`opencode service start` has ended well, but: {error}"
+            time.sleep(_STEP_SECONDS)
+        else:
+            return ""
+    said = [line for line in ran.err.splitlines() if line.strip()]
+    why = clean_line(said[-1], 300).rstrip(".") if said else "it does not say why"
+    how = f" (code {ran.code})" if ran.code is not None else ""
+    return f"`opencode service start` has failed{how}: {why}."
+
+
+class ServicePresence(Presence):
+    """The background service of this user, wherever it is at the moment.
+
+    Args:
+        version: That of the OpenCode which uses it.
+        username: The user name that goes with its password.
+
+    Attributes:
+        file: Its file's name; empty until it was found.
+    """
+
+    def __init__(self, version: str, *, username: str) -> None:
+        super().__init__("", username=username, password=None, started_here=False)
+        self.problem = "The background service of OpenCode was not looked for."
+        self.file = ""
+        self._program_version = version
+        self._seen: tuple[Path, _Stamp] | None = None
+
+    async def vanishes(self) -> None:
+        """Return once it is gone, or somewhere else."""
+        announced = self.url, self.version
+        failures, asked = 0, anyio.current_time()
+        while failures < _FAILURES:
+            await anyio.sleep(_FILE_SECONDS)
+            if await anyio.to_thread.run_sync(self._changed, abandon_on_cancel=True):
+                with anyio.move_on_after(_PATIENCE_SECONDS) as patience:
+                    await self.appears()
+                if patience.cancelled_caught:
+                    return
+                if (self.url, self.version) != announced:
+                    self.problem = f"It has restarted, with OpenCode {self.version}."
+                    return
+                failures, asked = 0, anyio.current_time()
+            elif anyio.current_time() - asked >= _ASK_SECONDS:
+                asked = anyio.current_time()
+                failures = 0 if await self._answers(_PATIENCE_SECONDS) else failures + 1
+
+    def _find(self) -> Known:
+        service = find_service(self._program_version)
+        self._seen = service.path, _stamp(service.path)
+        self.file = service.path.name
+        self.announced = service.url
+        return known_service(service)
+
+    def _changed(self) -> bool:
+        return self._seen is not None and _stamp(self._seen[0]) != self._seen[1]
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a second later it is done again
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

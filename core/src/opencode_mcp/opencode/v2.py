@@ -1,0 +1,212 @@
+"""OpenCode 2.x: `/api/*`, as the contract of 2.1.2 has it, and the preview of 2.0 where it differs."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Literal
+
+import anyio
+import httpx2
+
+from opencode_mcp.errors import OpenCodeMCPError, ProtocolError, RequestError, TooLargeError
+from opencode_mcp.model import Session
+from opencode_mcp.opencode import v2_decode as decode
+from opencode_mcp.opencode.api import Event, Message, Request, Snapshot
+from opencode_mcp.opencode.fields import identifier, mapping, text
+from opencode_mcp.opencode.http import Http
+from opencode_mcp.opencode.v2_events import Events
+
+_SESSIONS_SHOWN = 50
+_SESSIONS_SEARCHED = 1000
+_SESSIONS_IF_LARGE = 5
+_AT_WORK_ASKED = 20
+"""About so many sessions at work it is asked what they wait for, or who they are."""
+_PATIENT = 15.0
+"""Seconds for what a person asks for."""
+_BYTES = 64 * 1024
+_SESSIONS_BYTES = 4 * 1024 * 1024
+_MESSAGES_BYTES = 16 * 1024 * 1024
+_PAGES = 4
+"""So many more pages are asked for where the first one lacks messages."""
+_LOG_EVENTS = 5_000
+_LOG_SECONDS = 5.0
+_NOT_FOUND = (404, 405)
+
+
+class V2:
+    """The `OpenCode` protocol on the 2.x API.
+
+    Args:
+        http: The server.
+        version: What it says its version is.
+        health: The path that told so.
+    """
+
+    def __init__(self, http: Http, version: str, health: str) -> None:
+        self._http = http
+        self._version = version
+        self._health = health
+
+    @property
+    def generation(self) -> Literal[2]:
+        """The API of 2.x."""
+        return 2
+
+    @property
+    def version(self) -> str:
+        """The server's version."""
+        return self._version
+
+    async def ping(self) -> None:
+        """Ask for its health again."""
+        await self._http.get(self._health, max_bytes=_BYTES)
+
+    async def directory(self) -> str:
+        """Return nothing: one server has many projects."""
+        return ""
+
+    async def snapshot(self, directories: Collection[str] = ()) -> Snapshot:
+        """Take stock of all projects: who is at work is told for the whole server, the rest by session."""
+        sessions = {one.id: one for one in await self._list(_SESSIONS_SHOWN, _SESSIONS_IF_LARGE)}
+        busy = decode.active(await self._http.get("/api/session/active"))
+        requests: list[Request] = []
+        for session_id in sorted(busy)[:_AT_WORK_ASKED]:
+            # One that ends meanwhile, or is broken, must not hide the others.
+            with suppress(RequestError, ProtocolError):
+                if session_id not in sessions:  # a sub-agent's, or an old one
+                    sessions[session_id] = await self.session(session_id)
+                requests += await self._requests(session_id)
+        return Snapshot(
+            directory="",
+            sessions=tuple(sorted(sessions.values(), key=lambda one: one.updated, reverse=True)),
+            busy=frozenset(busy),
+            requests=tuple(requests),
+        )
+
+    @asynccontextmanager
+    async def events(self, heard: Callable[[], None] | None = None) -> AsyncGenerator[AsyncIterator[Event]]:
+        """Follow `/api/event`, which covers all projects; comments in it say that the server lives."""
+        async with self._http.stream("/api/event", heard=heard) as source:
+            yield _decoded(source)
+
+    async def log(self, session_id: str, after: int) -> Sequence[Event]:
+        """Read the session's log behind `after`; nothing if the server has none, or tells it too slowly."""
+        found: list[Event] = []
+        path = f"/api/experimental/session/{session_id}/log"
+        with suppress(OpenCodeMCPError), anyio.move_on_after(_LOG_SECONDS):
+            async with self._http.stream(path, {"after": after}) as source:
+                async for event in _decoded(source, until="log.synced"):
+                    found.append(event)
+                    if len(found) >= _LOG_EVENTS:
+                        break
+        return found
+
+    async def sessions(self) -> Sequence[Session]:
+        """List the sessions of all projects, newest first."""
+        return await self._list(_SESSIONS_SEARCHED, _SESSIONS_SHOWN, _SESSIONS_IF_LARGE, seconds=_PATIENT)
+
+    async def session(self, session_id: str) -> Session:
+        """Return one session."""
+        body = await self._http.get(f"/api/session/{session_id}", seconds=_PATIENT)
+        session = decode.session(mapping(body, "data"))
+        if session is None:
+            raise RequestError("The session is archived.")
+        return session
+
+    async def create_session(self, directory: str) -> Session:
+        """Create a session at a location; without one it is where the server runs."""
+        wanted = {"location": {"directory": directory}} if directory else {}
+        body = await self._http.post("/api/session", wanted, seconds=_PATIENT)
+        session = decode.session(mapping(body, "data"))
+        if session is None:
+            raise ProtocolError("The new session came back without an id.")
+        return session
+
+    async def messages(self, session_id: str, limit: int) -> Sequence[Message]:
+        """Return the newest messages, oldest first, each with the user's message that it answers.
+
+        In between there is what is no message, such as the end of an execution: then more is asked for.
+        """
+        body = await self._messages(session_id, limit, order="desc")
+        entries = decode.entries(body)
+        for _ in range(_PAGES):
+            lacking, cursor = limit - len(entries), text(body, "cursor", "next")
+            if lacking <= 0 or not cursor:
+                break
+            body = await self._messages(session_id, lacking, cursor=cursor)
+            entries += decode.entries(body)
+        entries = entries[:limit]
+        found = decode.messages(entries)
+        if found and found[0].role == "assistant":
+            users = sum(one.role == "user" for one in found)
+            with suppress(RequestError, ProtocolError):
+                asked = decode.user_ids(
+                    await self._messages(session_id, users + 1, order="desc", type="user")
+                )
+                found = decode.messages(entries, asked[users] if len(asked) > users else "")
+        return found
+
+    async def is_busy(self, session: Session) -> bool:
+        """Ask who is at work."""
+        return session.id in decode.active(await self._http.get("/api/session/active", seconds=_PATIENT))
+
+    async def prompt(self, session: Session, prompt: str) -> str:
+        """Queue it: the default would steer a turn of somebody else that has begun meanwhile."""
+        wanted = {"text": prompt, "delivery": "queue"}
+        body = await self._http.post(f"/api/session/{session.id}/prompt", wanted, seconds=_PATIENT)
+        return identifier(body, "data", "id")
+
+    async def abort(self, session_id: str) -> None:
+        """Interrupt a session; no error if it is idle."""
+        await self._http.post(f"/api/session/{session_id}/interrupt", seconds=_PATIENT)
+
+    async def _requests(self, session_id: str) -> list[Request]:
+        path = f"/api/session/{session_id}"
+        return decode.requests(
+            await self._optional(f"{path}/permission"), await self._optional(f"{path}/form")
+        )
+
+    async def _optional(self, path: str) -> Any:
+        """Ask for what a version may lack."""
+        try:
+            return await self._http.get(path)
+        except RequestError as error:
+            if error.status not in _NOT_FOUND:
+                raise
+            return None
+
+    async def _messages(self, session_id: str, limit: int, **more: str) -> Any:
+        return await self._http.get(
+            f"/api/session/{session_id}/message",
+            {"limit": limit, **more},
+            seconds=_PATIENT,
+            max_bytes=_MESSAGES_BYTES,
+        )
+
+    async def _list(self, limit: int, *fewer: int, seconds: float | None = None) -> list[Session]:
+        where = {"parentID": "null", "limit": limit, "order": "desc"}
+        try:
+            body = await self._http.get("/api/session", where, seconds=seconds, max_bytes=_SESSIONS_BYTES)
+        except TooLargeError:
+            if not fewer:
+                raise
+            return await self._list(*fewer, seconds=seconds)
+        return [one for one in decode.sessions(body) if one.parent_id is None]
+
+
+async def _decoded(
+    source: AsyncIterator[httpx2.ServerSentEvent], until: str | None = None
+) -> AsyncGenerator[Event]:
+    events = Events()
+    async for sent in source:
+        envelope = _loads(sent)
+        if until is not None and mapping(envelope).get("type") == until:
+            return
+        for event in events.read(envelope):
+            yield event
+
+
+def _loads(sent: httpx2.ServerSentEvent) -> Any:
+    try:
+        return sent.json()
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,1 @@
+"""Examples of the four instance hooks, one module each."""
