@@ -64,6 +64,8 @@ def test_it_is_started_announced_under_the_machines_name_and_left_running(second
     os.kill(told["pid"], 0)
     [one] = listed(second)
     assert (one["name"], one["status"]) == (HOST, "online"), "by its file, with no registration"
+    sessions = second("sessions")
+    assert (sessions.code, sessions.out.count("ses_1")) == (0, 1), sessions
     everything = [*second.state.rglob("*"), *second.home.glob("*.err"), *second.home.glob("*.out")]
     assert [path for path in everything if path.is_file() and told["password"] in path.read_text()] == []
     assert told["password"] not in str(registration) + status.out + sessions.out + str(tui(second)["argv"])
@@ -218,8 +220,17 @@ def test_one_that_never_comes_is_told_when_the_terminal_is_free_again(second: Co
         (lambda path: path.write_text("{"), "half written"),
         (lambda path: _change(path, pid=os.getpid()), "answers process"),
         (lambda path: _change(path, version="2.0.9"), "with OpenCode 2.0.9"),
+        (lambda path: _change(path, password="wrong"), "wants another password than its file says"),
+        (lambda path: _change(path, password=None), "no text"),
     ],
-    ids=["world-readable", "half-written", "another process", "another version"],
+    ids=[
+        "world-readable",
+        "half-written",
+        "another process",
+        "another version",
+        "wrong password",
+        "no password",
+    ],
 )
 def test_a_file_that_cannot_be_believed_announces_nothing_until_it_can(
     second: Connected, spoil: Any, why: str

@@ -102,7 +102,7 @@ async def test_one_failure_makes_it_unreachable_and_not_yet_offline(make_fake: M
     async with running_fleet(listed, hooks=[Diary()], server_password=make_fake.password) as fleet:
         async with fake.serve():
             listed.publish(endpoint(fake))
-            await until(lambda: status(fleet) == "online")
+            await until(lambda: fleet.monitors and only(fleet).streaming)
             fake.cut_streams()
             await until(lambda: "unreachable" in seen and status(fleet) == "online")
             assert "offline" not in seen

@@ -570,7 +570,7 @@ async def test_a_message_that_steers_our_turn_is_answered_together_with_ours(mak
     session = fake.create_session("Shared")
     async with watched(fake) as fleet:
         async with sending(fleet) as sent:
-            await until(lambda: fake.busy and fake.messages[session][-1]["info"]["role"] == "assistant")
+            await until(lambda: len(fake.messages[session]) == 2)  # its first step has begun
             async with person(fake) as client:
                 body = {"text": "And quickly", "delivery": "steer"}
                 (await client.post(f"/api/session/{session}/prompt", json=body)).raise_for_status()

@@ -125,6 +125,12 @@ def test_what_was_not_heard_of_a_text_is_told_by_the_whole_of_it_and_nothing_twi
     assert turn.text == "Hello there\n\nSecond"
 
 
+def test_pieces_that_come_behind_the_whole_text_are_not_said_again():
+    turn = of_2(piece("Hel"))
+    assert turn.read([whole("Hello there"), piece("there")]) == "lo there"  # a log is faster than the stream
+    assert turn.read([whole("Hello there"), piece("Second", "a:1")]) == "\n\nSecond"
+
+
 def test_a_text_with_a_gap_in_the_middle_is_not_said_again():
     turn = of_2(piece("Hel"), piece("there"))  # "lo " was not heard
     assert turn.read([whole("Hello there")]) == ""

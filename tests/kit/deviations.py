@@ -22,6 +22,16 @@ class TestWithoutReason(BoardSuite):
     async def test_nothing_to_find_is_an_empty_set(self, trial: Trial) -> None: ...
 
 
+class TestExcusedMaybe(BoardSuite):
+    @pytest.mark.xfail(False, reason="On this board nothing is ever empty.")
+    async def test_nothing_to_find_is_an_empty_set(self, trial: Trial) -> None: ...
+
+
+class TestExcusedMaybeByName(BoardSuite):
+    @pytest.mark.xfail(condition=False, reason="On this board nothing is ever empty.")
+    async def test_nothing_to_find_is_an_empty_set(self, trial: Trial) -> None: ...
+
+
 class TestSkipped(BoardSuite):
     @pytest.mark.skip(reason="It is not for us.")
     async def test_nothing_to_find_is_an_empty_set(self, trial: Trial) -> None: ...

@@ -1,4 +1,4 @@
-"""A suite whose tests are all excused at once: run by `test_kit`."""
+"""Suites whose tests are all excused at once, and a guard that is: run by `test_kit`."""
 
 import pytest
 
@@ -7,3 +7,18 @@ from kit.board_parts import BoardSuite
 
 @pytest.mark.xfail(reason="It is not ready.")
 class TestExcusedAltogether(BoardSuite): ...
+
+
+@pytest.mark.skip(reason="It is not ready.")
+class TestSkippedAltogether(BoardSuite): ...
+
+
+@pytest.mark.skipif(False, reason="It is not ready.")
+class TestSkippedMaybe(BoardSuite): ...
+
+
+class SkippedSuite(BoardSuite):
+    pytestmark = pytest.mark.skip(reason="It is not ready.")
+
+
+class TestBelowSkipped(SkippedSuite): ...

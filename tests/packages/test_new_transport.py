@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from opencode_mcp.cli.commands import app
-from opencode_mcp.scaffold import ScaffoldError, write
+from opencode_mcp.scaffold import BEFORE_THE_RELEASE, ScaffoldError, write
 from packages.wheel_parts import ROOT, CleanEnvironment, Uv
 from support.command import Outcome
+from support.distributions import Site
 
 pytestmark = pytest.mark.slow  # a package is installed, linted and tested
 
@@ -85,14 +86,16 @@ def test_what_it_writes_passes_its_tests_before_the_first_edit(
     assert built.err == ""
 
 
-def test_it_says_in_four_lines_what_to_do_next(place: Path):
+def test_it_says_in_five_lines_what_to_do_next(place: Path):
     ended = command("my-cloud", "--into", "my cloud")
     assert (ended.code, ended.err) == (0, "")
     first, *rest = ended.out.splitlines()
     assert first.startswith("Wrote 'my cloud': ")
     assert rest[0] == "  cd 'my cloud' && uv run pytest"
     assert "src/opencode_mcp_my_cloud/__init__.py" in rest[1]
-    assert rest[2:] == ["  TRANSPORT=my-cloud uv run opencode-mcp doctor"]
+    assert rest[2:] == ["  TRANSPORT=my-cloud uv run opencode-mcp doctor", BEFORE_THE_RELEASE]
+    assert "UV_FIND_LINKS" in BEFORE_THE_RELEASE
+    assert BEFORE_THE_RELEASE in (place / "my cloud/README.md").read_text("utf-8")
     assert files_in(place / "my cloud") == FILES
 
 
@@ -140,7 +143,10 @@ def test_it_asks_for_the_core_that_wrote_it(packages: Path):
         ("", "cannot be a transport's name"),
         ("x\n", "cannot be a transport's name"),
         ("x" * 41, "cannot be a transport's name"),
-        ("mdns", "opencode-mcp-mdns brings a transport 'mdns' already"),
+        ("mdns", "'mdns' is an official transport, and two packages that bring one name shut each other out"),
+        ("tailscale", "is an official transport"),
+        ("local-relay", "is an official transport"),
+        ("static", "'static' is the example in the documentation"),
         ("core", "opencode-mcp-core is installed already"),
     ],
 )
@@ -149,6 +155,18 @@ def test_a_name_that_cannot_be_used_is_refused(place: Path, name: str, reason: s
     assert (ended.code, ended.out) == (2, "")
     assert reason in ended.err
     assert len(ended.err.splitlines()) == 1
+    assert list(place.iterdir()) == []
+
+
+def test_a_name_that_a_package_here_brings_is_refused(
+    place: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    site = Site(tmp_path_factory.mktemp("installed") / "site")
+    site.install("dist-lamp", transports={"lamp": "lamp"})
+    monkeypatch.syspath_prepend(site.path)
+    ended = command("lamp")
+    assert (ended.code, ended.out) == (2, "")
+    assert "dist-lamp brings a transport 'lamp' already" in ended.err
     assert list(place.iterdir()) == []
 
 

@@ -562,9 +562,9 @@ async def test_to_hurry_thousands_takes_no_time() -> None:
     rounds = Rounds(60.0)
     for number in range(4000):
         rounds._rest(Asked(NOBODY).question, 1000.0 + number % 10)
-    began = time.process_time()
+    began = time.thread_time()
     rounds.hurry_all()
-    assert time.process_time() - began < 0.2  # 0.01 on a machine of today
+    assert time.thread_time() - began < 0.2  # 0.01 on a machine of today
     assert len(rounds._ready) == 4000
 
 

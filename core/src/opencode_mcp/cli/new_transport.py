@@ -17,6 +17,7 @@ Wrote {place}: a transport that works, and its tests. What to do next:
   cd {place} && uv run pytest
   put your own finding into src/{module}/__init__.py, and see what it finds:
   TRANSPORT={name} uv run opencode-mcp doctor
+{before_the_release}
 """
 
 
@@ -35,7 +36,9 @@ def new_transport(
     except OpenCodeMCPError as error:
         give_up(error)
     module = scaffold.module_of(name)
-    typer.echo(_NEXT.format(place=shlex.quote(str(place)), module=module, name=name), nl=False)
+    before = scaffold.BEFORE_THE_RELEASE
+    words = {"place": shlex.quote(str(place)), "module": module, "name": name, "before_the_release": before}
+    typer.echo(_NEXT.format(**words), nl=False)
 
 
 def _refuse_a_name_that_is_taken(name: str) -> None:

@@ -109,11 +109,15 @@ class Presence:
                 return True
             self.problem = f"{self.url} does not answer in time."
         except CredentialsError as error:
-            self.guarded = self.answered = True
-            if self.problem != str(error):
-                logger.warning("%s", error)
-            self.problem = str(error)
-            return True
+            return self._locked(error)
         except OpenCodeMCPError as error:
             self.problem = str(error)
         return False
+
+    def _locked(self, error: CredentialsError) -> bool:
+        """Whether one counts as there that wants another password."""
+        self.guarded = self.answered = True
+        if self.problem != str(error):
+            logger.warning("%s", error)
+        self.problem = str(error)
+        return True

@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from opencode_mcp.connect.known import Known, known_service
 from opencode_mcp.connect.presence import Presence
-from opencode_mcp.errors import UnreachableError
+from opencode_mcp.errors import CredentialsError, UnreachableError
 from opencode_mcp.state.services import LocalService, local_services
 from opencode_mcp.text import clean_line
 
@@ -125,6 +125,13 @@ class ServicePresence(Presence):
         self.file = service.path.name
         self.announced = service.url
         return known_service(service)
+
+    def _locked(self, error: CredentialsError) -> bool:
+        """Whoever does not know the password of the file has not shown that it is the service."""
+        self.problem = (
+            f"What answers at the address in {self.file} wants another password than its file says."
+        )
+        return False
 
     def _changed(self) -> bool:
         return self._seen is not None and _stamp(self._seen[0]) != self._seen[1]

@@ -1,8 +1,8 @@
 """What the user wants of `opencode-connected`, and how it went."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from opencode_mcp.connect.child import Child
 from opencode_mcp.connect.generation import generation_of
@@ -10,8 +10,7 @@ from opencode_mcp.connect.selection import Selection
 from opencode_mcp.settings import ConnectSettings
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Wish:
+class Wish(NamedTuple):
     """What is to be started, and where that is announced.
 
     Attributes:
@@ -49,8 +48,7 @@ class Wish:
         return generation_of(self.version) == 2
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ended:
+class Ended(NamedTuple):
     """How it went.
 
     Attributes:

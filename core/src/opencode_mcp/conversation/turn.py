@@ -52,6 +52,7 @@ class Turn:
         self._kinds: dict[str, str] = {}
         self._held: dict[str, list[Delta]] = {}
         self._said: dict[str, str] = {}
+        self._caught_up: set[str] = set()
         self._last_part = ""
 
     def asked(self, message_id: str) -> None:
@@ -70,6 +71,8 @@ class Turn:
             case Delta(self._session_id):
                 if event.kind:
                     self._kinds[event.part_id] = event.kind
+                if event.part_id in self._caught_up:
+                    return  # a log can be faster than the stream
                 if event.part_id in self._kinds:
                     self._add(event.message_id, event.part_id, event.text)
                 elif len(self._held) < _MOST_HELD:
@@ -81,7 +84,9 @@ class Turn:
                 for held in self._held.pop(part_id, ()):
                     self._add(held.message_id, part_id, held.text)
                 said = self._said.get(part_id, "")
-                if len(event.text) > len(said) and event.text.startswith(said):  # some of it was not heard
+                unheard = len(event.text) > len(said) and event.text.startswith(said)
+                if unheard and message_id in self._answers:
+                    self._caught_up.add(part_id)
                     self._add(message_id, part_id, event.text[len(said) :])
             case MessageUpdated(self._session_id, message):
                 self._read_message(message)

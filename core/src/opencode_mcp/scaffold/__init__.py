@@ -14,6 +14,17 @@ from opencode_mcp.errors import OpenCodeMCPError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST_NAME = 40
+BEFORE_THE_RELEASE = (
+    "Until opencode-mcp-core is on PyPI: run `./dev build` in a clone of opencode-mcp, then here "
+    "`export UV_FIND_LINKS=/path/to/the/clone/dist`."
+)
+"""How uv finds core until there is a release. Remove it then, here and wherever this name is."""
+_TAKEN = {
+    "local-relay": "an official transport",
+    "mdns": "an official transport",
+    "tailscale": "an official transport",
+    "static": "the example in the documentation",
+}
 _TEMPLATES = {
     "pyproject.toml": "pyproject.toml.template",
     "README.md": "README.md.template",
@@ -36,6 +47,11 @@ def distribution_of(name: str) -> str:
     Raises:
         ScaffoldError: If no transport can be called that.
     """
+    if name in _TAKEN:
+        raise ScaffoldError(
+            f"{name!r} is {_TAKEN[name]}, and two packages that bring one name shut each other out. Choose "
+            "another name."
+        )
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ScaffoldError(
             f"{name!r} cannot be a transport's name. Use lower-case letters, digits and single dashes "
@@ -88,6 +104,7 @@ def _words(name: str) -> dict[str, str]:
     core = version("opencode-mcp-core").split(".")
     return {
         "name": name,
+        "before_the_release": BEFORE_THE_RELEASE,
         "distribution": distribution_of(name),
         "module": module_of(name),
         "class_name": "".join(word.capitalize() for word in name.split("-")),

@@ -14,6 +14,8 @@ from opencode_mcp.testing._secrets import SecretTests
 from opencode_mcp.testing._trial import Trial, fail
 from opencode_mcp.testing._under_test import Publisher, TransportUnderTest
 
+_ALTOGETHER = ("xfail", "skip", "skipif")
+"""Marks that would excuse all tests at once, on a class or a module."""
 _GUARD = "test_standard_tests_are_overridden_only_with_a_reason"
 
 
@@ -22,9 +24,9 @@ class TransportSuite(
 ):
     """What every transport has to do. Subclass it, and define the two fixtures.
 
-    A test that a transport cannot pass is overridden, and marked with `pytest.mark.xfail(reason=...)`; a
-    standard test sees to that. What a transport can do besides is claimed by properties, all False by
-    default: `watches_natively`, `announces` and `expires`. What is not claimed is skipped.
+    A test that a transport cannot pass is overridden, and marked with `pytest.mark.xfail(reason=...)` and no
+    condition; a standard test sees to that. What a transport can do besides is claimed by properties, all
+    False by default: `watches_natively`, `announces` and `expires`. What is not claimed is skipped.
 
     Example:
         ```python
@@ -83,20 +85,21 @@ class TransportSuite(
             if theirs is not ours and not _is_excused(theirs):
                 fail(
                     f"The standard test {name} was overridden. Mark it with pytest.mark.xfail(reason=...), "
-                    "or call your own test something else."
+                    "without a condition, or call your own test something else."
                 )
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Refuse a mark that would excuse all tests at once, also the one above.
 
         Raises:
-            UsageError: The class or its module is marked with `xfail`.
+            UsageError: The class or its module is marked with `xfail`, `skip` or `skipif`.
         """
-        for node, _ in metafunc.definition.iter_markers_with_node("xfail"):
-            if node is not metafunc.definition:
+        for node, mark in metafunc.definition.iter_markers_with_node():
+            if mark.name in _ALTOGETHER and node is not metafunc.definition:
                 raise pytest.UsageError(
-                    f"{node.name} is marked with xfail, and with it every standard test. Override those that "
-                    "the transport cannot pass, and mark each with its reason."
+                    f"{node.name} is marked with {mark.name}, and with it every standard test. Override "
+                    "those that the transport cannot pass, and mark each with its reason. Where it cannot be "
+                    "tested at all, call pytest.skip in the fixture `transport`."
                 )
 
     def __init_subclass__(cls) -> None:
@@ -116,4 +119,9 @@ def _standard_tests() -> list[str]:
 
 def _is_excused(test: object) -> bool:
     marks: list[pytest.Mark] = getattr(test, "pytestmark", [])
-    return any(mark.name == "xfail" and str(mark.kwargs.get("reason", "")).strip() for mark in marks)
+    return any(
+        mark.name == "xfail"
+        and str(mark.kwargs.get("reason", "")).strip()
+        and not (mark.args or "condition" in mark.kwargs)
+        for mark in marks
+    )
