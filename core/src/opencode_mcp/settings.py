@@ -120,8 +120,8 @@ class ConnectSettings(CoreSettings):
         "INSTANCE_NAME",
         "",
         takes="one line of 1 to 190 printable characters",
-        about="What the instance is called. Default: the machine's name and the project's folder; for the background "
-        "service of OpenCode 2.x, which has many projects, the machine's name.",
+        about="What the instance is called. Default: the machine's name and the project's folder; for the "
+        "background service of OpenCode 2.x, which has many projects, the machine's name.",
         max_length=190,  # leaves room for a number behind it
     )
     command: tuple[str, ...] = variable(

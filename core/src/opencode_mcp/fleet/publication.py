@@ -46,6 +46,6 @@ def _checked(one: object, known: Mapping[str, Endpoint]) -> Endpoint | None:
         if not isinstance(one, Endpoint):
             return None
         same = known.get(one.id)
-        return one if same is not None and same == one else Endpoint.model_validate(one.model_dump())
+        return same if same is not None and same == one else Endpoint.model_validate(one.model_dump())
     except Exception:  # foreign objects: an attribute may be missing, or anything
         return None
