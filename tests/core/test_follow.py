@@ -96,6 +96,9 @@ class Notebook:
         assert self.stocked, "what is missed is heard after the snapshot"
         self.caught_up += events
 
+    def overwhelmed(self, error):
+        self.too_large = error
+
     def alive(self):
         self.lives += 1
 

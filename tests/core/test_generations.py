@@ -9,11 +9,13 @@ from typing import Any
 import anyio
 import pytest
 
-from opencode_mcp import Activity, Endpoint, Route, Session, Status
+from opencode_mcp import Activity, Endpoint, Route, Session, Status, TransportError, opencode_auth
 from opencode_mcp.conversation import Conversation, Reply
 from opencode_mcp.conversation.listening import Silent
 from opencode_mcp.errors import ConversationError
 from opencode_mcp.fleet import Fleet
+from opencode_mcp.opencode.detect import detect
+from opencode_mcp.opencode.http import Http
 from opencode_mcp.testing import Ask, FakeOpenCode, Fault, Gate, Question, ToolCall
 from opencode_mcp.testing import Reply as Says
 from support.fleets import FAST, Listed, endpoint, only, running_fleet, status, until
@@ -598,8 +600,60 @@ async def test_what_is_parked_by_somebody_who_interrupts_is_not_waited_for(make:
             async with person(fake) as client:
                 (await client.post(f"/api/session/{session}/interrupt")).raise_for_status()
         assert sent.reply is not None
-        assert (sent.reply.state, sent.text) == ("failed", "")
-        assert "interrupted (user)" in sent.reply.note
+        assert (sent.reply.state, sent.text) == ("running", "")
+        assert "the message waits on laptop" in sent.reply.note
+
+
+@every_2
+async def test_a_new_session_is_in_the_project_that_is_shown_not_where_the_server_runs(make: MakeFake):
+    fake = make()
+    fake.create_session("Shop", directory="/srv/shop")
+    async with watched(fake) as fleet:
+        assert only(fleet).instance.directory == "/srv/shop"
+        reply = await Conversation(fleet).send("laptop", "Hi", seconds=30, session="new")
+    assert fake.sessions[reply.session_id]["directory"] == "/srv/shop"
+
+
+@every_2
+async def test_an_event_that_comes_twice_is_heard_once(make: MakeFake):
+    fake, gate = make(), Gate()
+    fake.script(Says(chunks=["Hello ", "world"], gate=gate))
+    async with watched(fake) as fleet:
+        async with sending(fleet) as sent:
+            gate.release()
+            await until(lambda: fake.deltas)
+            session = next(iter(fake.sessions))
+            message = fake.messages[session][-1]["info"]["id"]
+            data = {"sessionID": session, "assistantMessageID": message, "ordinal": 0, "delta": "twice "}
+            twice = {"id": "evt_same", "type": "session.text.delta", "data": data}
+            for _ in range(2):
+                fake.emit_raw(json.dumps(twice))
+            await until(lambda: "twice" in sent.heard)
+            gate.open()
+        assert sent.heard.count("twice") == 1
+
+
+async def test_before_each_question_with_a_password_it_is_made_sure_who_gets_it():
+    fake = CURRENT()
+    asked, ours = list[int](), True
+
+    async def ready() -> None:
+        asked.append(len(fake.requests))
+        if not ours:
+            raise TransportError("Somebody else has the port.")
+
+    async with fake.serve():
+        route = Route(base_url=fake.url, auth=opencode_auth(PASSWORD), ready=ready)
+        async with Http(route, seconds=5, vouched=True, auth=route.auth) as http:
+            api = await detect(http)
+            before = len(asked)
+            await api.ping()
+            assert len(asked) == before + 1
+            ours = False
+            sent = len(fake.requests)
+            with pytest.raises(TransportError, match="Somebody else"):
+                await api.ping()
+            assert len(fake.requests) == sent
 
 
 # Together

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -108,8 +109,11 @@ FORM: dict[str, Any] = {
 }
 
 
+NUMBERS = itertools.count(1)
+
+
 def event(kind: str, *, seq: Any = None, **data: Any) -> dict[str, Any]:
-    sent: dict[str, Any] = {"id": "evt_1", "created": AT, "type": kind}
+    sent: dict[str, Any] = {"id": f"evt_{next(NUMBERS)}", "created": AT, "type": kind}
     if seq is not None:
         sent["durable"] = {"aggregateID": "ses_1", "seq": seq, "version": 1}
     return {**sent, "location": {"directory": "/srv/shop"}, "data": data}
@@ -363,7 +367,11 @@ def test_what_is_remembered_of_a_server_that_never_ends_is_bounded(monkeypatch: 
         events.read(event("session.tool.called", **call, input={"command": huge}))
         events.read(event("session.inbox.delivered", sessionID=f"ses_{number}", inboxID=f"msg_{number}"))
     kept = vars(events)
-    assert {name: len(value) for name, value in kept.items()} == {"_tools": 20, "_asked": 20}
+    assert {name: len(value) for name, value in kept.items()} == {
+        "_tools": 20,
+        "_asked": 20,
+        "_heard": 100,
+    }
     characters = sum(len(key) + len(one.tool) + len(one.title) for key, one in kept["_tools"].items())
     assert characters < 20 * 500
 
@@ -395,6 +403,7 @@ def test_messages_come_oldest_first_with_text_tools_and_whom_they_answer():
         id="msg_1", role="user", created=1735787045678, completed=True, text="Is all well?"
     )
     assert answered == Message(
+        inferred=True,
         id="msg_2",
         role="assistant",
         parent_id="msg_1",

@@ -387,7 +387,7 @@ def test_what_changes_of_a_session_is_taken_over_and_the_rest_stays():
     assert one.title("never") == ""
 
 
-def test_a_session_at_work_of_which_nothing_is_known_is_puzzling_once():
+def test_a_session_at_work_of_which_nothing_is_known_is_puzzling_once_each_time():
     one = picture(session("a"))
     one.apply(busy("a"))
     assert not one.puzzled
@@ -395,9 +395,11 @@ def test_a_session_at_work_of_which_nothing_is_known_is_puzzling_once():
     assert one.puzzled
     one.start(snapshot(session("a"), busy=("a", "unseen")))
     assert not one.puzzled
-    one.apply(idle("unseen"))
     one.apply(busy("unseen"))
     assert not one.puzzled, "a snapshot knows no more of it"
+    one.apply(idle("unseen"))
+    one.apply(busy("unseen"))
+    assert one.puzzled, "it may be among the newest now"
 
 
 def test_a_session_that_was_archived_and_comes_back_to_work_is_puzzling():

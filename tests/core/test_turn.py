@@ -1,5 +1,9 @@
 """Which of a session's messages answer one prompt."""
 
+import dataclasses
+
+import pytest
+
 from opencode_mcp import Activity
 from opencode_mcp.conversation.turn import Turn, is_last
 from opencode_mcp.opencode.api import (
@@ -10,6 +14,7 @@ from opencode_mcp.opencode.api import (
     MessageUpdated,
     PartUpdated,
     SessionFailed,
+    ToolUse,
 )
 
 BEFORE = Message(id="m0", role="assistant", parent_id="old", completed=True, finish="stop", text="old answer")
@@ -161,7 +166,7 @@ def test_a_message_that_steers_our_turn_is_answered_with_ours():
     turn = of_2()
     stored = [user("q", "go"), said("a", "q", "step", "tool-calls"), user("s1", "and quickly")]
     assert turn.answer(stored) is stored[1]
-    stored += [said("b", "s1", "both done")]
+    stored += [dataclasses.replace(said("b", "s1", "both done"), inferred=True)]
     assert turn.answer(stored) is stored[-1]
     stored += [user("n", "next"), said("c", "n", "not ours")]
     assert turn.answer(stored) is stored[3]
@@ -186,3 +191,31 @@ def test_text_without_end_is_kept_up_to_a_bound():
 def test_an_execution_that_fails_is_worth_a_look_and_says_why():
     turn = of_2(SessionFailed("s", "interrupted (user)"))
     assert (turn.error, turn.maybe_over) == ("interrupted (user)", True)
+
+
+@pytest.mark.parametrize("how", ["the server says whom it answers", "a tool was refused"])
+def test_who_writes_after_our_turn_has_ended_in_a_tool_gets_an_answer_of_their_own(how: str):
+    step, theirs = said("a", "q", "step", "tool-calls"), said("b", "s1", "theirs")
+    if how == "a tool was refused":
+        theirs = dataclasses.replace(theirs, inferred=True)
+        step = dataclasses.replace(step, tools=(ToolUse(tool="bash", status="error"),))
+    turn = of_2()
+    assert turn.answer([user("q", "go"), step, user("s1", "and?"), theirs]) is step
+    assert turn.superseded
+
+
+def test_an_error_of_the_turn_before_is_not_ours():
+    turn = Turn("s", "go", [BEFORE])
+    turn.asked("q")
+    turn.read([SessionFailed("s", "interrupted (user)")])
+    assert turn.error
+    assert turn.parked
+    turn.read([MessageUpdated("s", user("q", "go"))])
+    assert not turn.error
+    assert not turn.parked
+
+
+def test_what_is_said_before_our_prompt_is_taken_up_is_not_ours():
+    turn = Turn("s", "go", [BEFORE])
+    turn.asked("q")
+    assert turn.read([MessageUpdated("s", said("a", "")), Delta("s", "a", "a:0", "theirs", "text")]) == ""

@@ -1,7 +1,7 @@
 """What the rooms talk about: endpoints and routes from a transport, instances and sessions for people."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -96,6 +96,7 @@ class Route:
             count before those of the `auth` hook and of the settings. See `opencode_auth`.
         pid: The process that has to answer there, an OpenCode 2.x; None if that is not known.
         version: The version that it has to say; empty if that is not known.
+        ready: Called each time before credentials are sent; it raises if somebody else would get them.
     """
 
     base_url: str
@@ -104,6 +105,7 @@ class Route:
     auth: "httpx2.Auth | None" = dataclasses.field(default=None, repr=False)
     pid: int | None = None
     version: str = ""
+    ready: "Callable[[], Awaitable[None]] | None" = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

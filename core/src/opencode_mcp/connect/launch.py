@@ -1,13 +1,12 @@
 """What is started, where it listens, and who may talk to it."""
 
-import dataclasses
 import ipaddress
 import os
 import random
 import secrets
 import shutil
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,25 +21,6 @@ _OURS = ("--port", "--hostname")
 _NOT_FOUND = 127
 _PASSWORD = "OPENCODE_SERVER_PASSWORD"  # noqa: S105 - a name
 _PASSWORD_2 = "OPENCODE_PASSWORD"  # noqa: S105 - what OpenCode 2.x reads first
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Launch:
-    """How OpenCode is started.
-
-    Attributes:
-        arguments: Its command line.
-        environment: Its environment; holds the password.
-        url: Where it will answer on this machine.
-        password: What it asks for, or None.
-        generated: The file with the password, if we made it up.
-    """
-
-    arguments: Sequence[str]
-    environment: Mapping[str, str] = dataclasses.field(repr=False)
-    url: str
-    password: str | None = dataclasses.field(repr=False)
-    generated: Path | None
 
 
 def find_program(settings: ConnectSettings) -> list[str]:

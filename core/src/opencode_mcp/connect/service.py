@@ -111,17 +111,19 @@ class ServicePresence(Presence):
                     await self.appears()
                 if patience.cancelled_caught:
                     return
-                if (self.url, self.version) != announced:
-                    self.problem = f"It has restarted, with OpenCode {self.version}."
-                    return
                 failures, asked = 0, anyio.current_time()
             elif anyio.current_time() - asked >= _ASK_SECONDS:
                 asked = anyio.current_time()
                 failures = 0 if await self._answers(_PATIENCE_SECONDS) else failures + 1
+            if (self.url, self.version) != announced:
+                self.problem = f"It has restarted, with OpenCode {self.version}."
+                return
 
     def _find(self) -> Known:
+        before = self._seen and _stamp(self._seen[0])  # before it is read: it may be replaced meanwhile
         service = find_service(self._program_version)
-        self._seen = service.path, _stamp(service.path)
+        same = self._seen is not None and self._seen[0] == service.path
+        self._seen = service.path, before if same else _stamp(service.path)
         self.file = service.path.name
         self.announced = service.url
         return known_service(service)

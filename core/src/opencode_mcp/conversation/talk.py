@@ -107,7 +107,7 @@ class Conversation:
         try:
             with anyio.fail_after(_PREPARING_SECONDS):
                 audited.begins(monitor, session)
-                chosen = await choose(monitor, session) or await monitor.api.create_session("")
+                chosen = await choose(monitor, session) or await _fresh(monitor)
                 audited.concerns(chosen)
                 alone = stack.enter_context(self._alone(monitor, chosen))
                 feed = stack.enter_context(monitor.feed(chosen.id))
@@ -219,6 +219,12 @@ class Conversation:
             yield True
         finally:
             self._prompting.remove(key)
+
+
+async def _fresh(monitor: Monitor) -> Session:
+    """Create a session in the project that is shown: a server of 2.x has many, and runs anywhere."""
+    many = monitor.api.generation > 1
+    return await monitor.api.create_session(monitor.instance.directory if many else "")
 
 
 async def _prompt(monitor: Monitor, session: Session, prompt: str) -> str:

@@ -100,6 +100,8 @@ class Turn:
     def _read_message(self, message: Message) -> None:
         if message.role == "user":
             self._asked.add(message.id)
+            if message.id == self._question:
+                self.error = ""  # of somebody else's turn, before ours
         elif not message.summary and self._answers_us(message):
             self._answers.add(message.id)
             self.maybe_over = self.maybe_over or is_last(message)
@@ -107,7 +109,7 @@ class Turn:
     def _answers_us(self, message: Message) -> bool:
         """Whether a message belongs to this turn, or, where it does not say what it answers, may do so."""
         if not message.parent_id:
-            return bool(self._question)
+            return self._question in self._asked
         return message.parent_id in {self._question, *self._continuing}
 
     def _read_question(self, message_id: str, kind: str, text: str) -> None:
@@ -143,6 +145,7 @@ class Turn:
         if self._question not in ids and not any(one.parent_id in known for one in stored):
             return None  # it waits for its turn, so that these are of earlier ones
         since = ids.index(self._question) + 1 if self._question in ids else 0
+        self.superseded = False
         for number, message in enumerate(stored[since:], since):
             if message.role != "user":
                 continue
@@ -157,16 +160,23 @@ class Turn:
     def _is_joined(self, before: Sequence[Message], after: Sequence[Message]) -> bool:
         """Whether somebody's message became part of this turn, between two of its steps: both go on as one.
 
-        In 2.x a message that steers does; from then on nothing answers the question alone.
+        In 2.x a message that steers does; from then on nothing answers the question alone. After a tool that
+        was refused the turn is over, and what comes then is another one.
         """
         ours = {self._question, *self._continued}
         steps = [one for one in before if one.parent_id in ours and not one.summary]
         goes_on = bool(steps) and steps[-1].completed and steps[-1].finish == "tool-calls"
-        answered = any(one.role == "assistant" for one in after)
+        goes_on = goes_on and not any(one.status == "error" for one in steps[-1].tools)
+        answered = any(one.role == "assistant" and one.inferred for one in after)
         return goes_on and answered and not any(one.parent_id in ours for one in after)
 
     def _stands_in(self, stored: Sequence[Message]) -> bool:
         return any(one.id == self._before for one in stored)
+
+    @property
+    def parked(self) -> bool:
+        """Whether the server has the prompt, and has not given it to the agent, as far as is known."""
+        return bool(self._question) and self._question not in self._asked and not self._answers
 
 
 def is_last(message: Message) -> bool:

@@ -62,6 +62,14 @@ def still_running(monitor: Monitor, session_id: str, seconds: float) -> str:
     return f"{state} {waited} `read` shows how it goes on; the answer will be there."
 
 
+def parked(monitor: Monitor) -> str:
+    """Say that a message waits on a server behind a turn that somebody stopped."""
+    return (
+        f"Somebody stopped the turn before it, so the message waits on {monitor.name}: its agent takes it up "
+        "with the next one. Do not send it again."
+    )
+
+
 def fewer_read(count: int) -> str:
     """Say that only the newest `count` messages were read."""
     shown = "the newest message is" if count == 1 else f"the newest {count} messages are"

@@ -5,14 +5,24 @@ A stream that never says anything (behind a proxy that buffers), or too much at 
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import Protocol
 
 import anyio
 
 from opencode_mcp.errors import OpenCodeMCPError, TooLargeError, UnreachableError
 from opencode_mcp.fleet.pace import Pace
-from opencode_mcp.opencode.api import Event, OpenCode, Snapshot
+from opencode_mcp.opencode.api import (
+    Alive,
+    Delta,
+    Event,
+    Logged,
+    MessageUpdated,
+    OpenCode,
+    PartUpdated,
+    Snapshot,
+)
+
+_MOST_MEANWHILE = 5_000
 
 
 class StreamEndedError(UnreachableError):
@@ -53,6 +63,10 @@ class Follower(Protocol):
         """Hear that the server answered."""
         ...
 
+    def overwhelmed(self, error: TooLargeError) -> None:
+        """Hear that an event was too large, so that the server is polled for a while."""
+        ...
+
 
 async def follow(api: OpenCode, follower: Follower, pace: Pace, *, stream: bool = True) -> None:
     """Follow a server until a fresh connection is due; by polling alone if `stream` is false.
@@ -61,8 +75,10 @@ async def follow(api: OpenCode, follower: Follower, pace: Pace, *, stream: bool 
         OpenCodeMCPError: It is lost, or behaves as no OpenCode server does.
     """
     if stream:
-        with suppress(TooLargeError):  # the server is well, and what the event said is learnt by asking
+        try:
             await _Stream(api, follower, pace).run()
+        except TooLargeError as error:  # the server is well, and what the event said is learnt by asking
+            follower.overwhelmed(error)
     await _poll(api, follower, pace)
 
 
@@ -71,6 +87,13 @@ async def _poll(api: OpenCode, follower: Follower, pace: Pace) -> None:
     while time.monotonic() < until:
         follower.take_stock(await api.snapshot(follower.directories), streaming=False)
         await anyio.sleep(pace.poll)
+
+
+def _is_level(event: Event) -> bool:
+    """Whether an event changes the picture of the server, which it may have to do once more."""
+    if isinstance(event, PartUpdated):
+        return event.tool is not None
+    return not isinstance(event, Alive | Delta | Logged | MessageUpdated)
 
 
 class _Stream:
@@ -116,8 +139,11 @@ class _Stream:
     async def _read(self, events: AsyncIterator[Event]) -> None:
         async for event in events:
             self._heard = time.monotonic()
-            if self._meanwhile is not None:
-                self._meanwhile.append(event)
+            if self._meanwhile is not None and _is_level(event):
+                if len(self._meanwhile) < _MOST_MEANWHILE:
+                    self._meanwhile.append(event)
+                else:
+                    self._puzzled.set()  # so that stock is taken again
             self._follower.take_note(event)
             if self._follower.puzzled:
                 self._puzzled.set()
@@ -153,6 +179,7 @@ class _Stream:
                 continue
             await self._api.ping()
             self._follower.alive()
-            if time.monotonic() - self._heard > self._mute:
+            left = self._heard + self._mute - time.monotonic()
+            if left <= 0:
                 raise UnreachableError("Its event stream fell silent.")
-            await anyio.sleep(self._silence)
+            await anyio.sleep(min(self._silence, left))

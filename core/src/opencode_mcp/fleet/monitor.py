@@ -11,7 +11,14 @@ from datetime import UTC, datetime
 import anyio
 import httpx2
 
-from opencode_mcp.errors import CredentialsError, LocalError, OpenCodeMCPError, UnreachableError, ours
+from opencode_mcp.errors import (
+    CredentialsError,
+    LocalError,
+    OpenCodeMCPError,
+    TooLargeError,
+    UnreachableError,
+    ours,
+)
 from opencode_mcp.fleet.feed import Feed, Feeds
 from opencode_mcp.fleet.follow import StreamEndedError, follow
 from opencode_mcp.fleet.foreign import contained
@@ -77,6 +84,7 @@ class Monitor:
         self._nudged = anyio.Event()
         self._outcome = anyio.Event()
         self._cuts = 0
+        self._overwhelmed = False
         self._seen: float | None = None
         self._reported: type[BaseException] | None = None
         self._withdrawn_at: float | None = None
@@ -191,6 +199,12 @@ class Monitor:
         """Let those who follow a session hear what its log tells of a time without a stream."""
         for event in events:
             self._feeds.put(event)
+
+    def overwhelmed(self, error: TooLargeError) -> None:
+        """Say once that it sends more than is read, so that it is polled."""
+        if not self._overwhelmed:
+            self._overwhelmed = True
+            logger.warning("%s: %s It is polled instead, for a while.", self._name, clean_line(str(error)))
 
     def alive(self) -> None:
         """Take note of a sign of life."""

@@ -55,7 +55,8 @@ class Picture:
         self._busy = set(islice(snapshot.busy, _KEPT))
         self.puzzled = False
         # After an abort OpenCode 1.x goes on listing the request of a session that no longer waits for it.
-        self._requests = {one.id: one for one in snapshot.requests if one.session_id in self._busy}
+        kept = [one for one in self._requests.values() if one.session_id in snapshot.unasked]
+        self._requests = {one.id: one for one in (*kept, *snapshot.requests) if one.session_id in self._busy}
         self._doing = {key: tool for key, tool in self._doing.items() if key in self._busy}
         _drop_oldest(self._sessions, _SESSIONS_KEPT)
         _drop_oldest(self._requests, _KEPT)
@@ -111,6 +112,7 @@ class Picture:
 
     def _rest(self, session_id: str) -> None:
         self._busy.discard(session_id)
+        self._unknown.pop(session_id, None)
         self._doing.pop(session_id, None)
         for key in [key for key, one in self._requests.items() if one.session_id == session_id]:
             del self._requests[key]

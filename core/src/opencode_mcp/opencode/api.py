@@ -58,6 +58,7 @@ class Message:
         tools: The tool calls in it.
         summary: Whether it is the summary that OpenCode makes when it compacts a long conversation.
         automatic: For a user's message, whether OpenCode itself wrote it, to go on after that.
+        inferred: Whether `parent_id` is not what the server says, but the user's message before it.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Message:
     tools: tuple[ToolUse, ...] = ()
     summary: bool = False
     automatic: bool = False
+    inferred: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,12 +84,14 @@ class Snapshot:
         sessions: Its sessions, newest first, a bounded number; of sub-agents' only some at work.
         busy: The ids of all sessions at work, sub-agents' included.
         requests: What waits for a person.
+        unasked: Of these sessions at work it is not known what they wait for.
     """
 
     directory: str
     sessions: tuple[Session, ...]
     busy: frozenset[str]
     requests: tuple[Request, ...]
+    unasked: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

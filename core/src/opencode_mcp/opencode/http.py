@@ -82,6 +82,7 @@ class Http:
         self._seconds = seconds
         self._vouched = vouched
         self._auth = auth
+        self._ready = route.ready
         self._authenticating = False
         self._client = httpx2.AsyncClient(
             base_url=route.base_url,
@@ -190,6 +191,8 @@ class Http:
                 headers={**headers, "content-type": "application/json"} if content else headers,
             )
             sent_credentials = self._authenticating
+            if sent_credentials and self._ready is not None:
+                await self._ready()
             response = await self._client.send(
                 request, stream=True, auth=self._auth if sent_credentials else None
             )

@@ -10,7 +10,7 @@ import httpx2
 from opencode_mcp.errors import OpenCodeMCPError, ProtocolError, RequestError, TooLargeError
 from opencode_mcp.model import Session
 from opencode_mcp.opencode import v2_decode as decode
-from opencode_mcp.opencode.api import Event, Message, Request, Snapshot
+from opencode_mcp.opencode.api import Event, Message, PartUpdated, Request, Snapshot
 from opencode_mcp.opencode.fields import identifier, mapping, text
 from opencode_mcp.opencode.http import Http
 from opencode_mcp.opencode.v2_events import Events
@@ -20,6 +20,8 @@ _SESSIONS_SEARCHED = 1000
 _SESSIONS_IF_LARGE = 5
 _AT_WORK_ASKED = 20
 """About so many sessions at work it is asked what they wait for, or who they are."""
+_AT_WORK_SECONDS = 10.0
+"""For so long at most."""
 _PATIENT = 15.0
 """Seconds for what a person asks for."""
 _BYTES = 64 * 1024
@@ -28,6 +30,7 @@ _MESSAGES_BYTES = 16 * 1024 * 1024
 _PAGES = 4
 """So many more pages are asked for where the first one lacks messages."""
 _LOG_EVENTS = 5_000
+_LOG_CHARACTERS = 16 * 1024 * 1024
 _LOG_SECONDS = 5.0
 _NOT_FOUND = (404, 405)
 
@@ -69,17 +72,21 @@ class V2:
         sessions = {one.id: one for one in await self._list(_SESSIONS_SHOWN, _SESSIONS_IF_LARGE)}
         busy = decode.active(await self._http.get("/api/session/active"))
         requests: list[Request] = []
-        for session_id in sorted(busy)[:_AT_WORK_ASKED]:
-            # One that ends meanwhile, or is broken, must not hide the others.
-            with suppress(RequestError, ProtocolError):
-                if session_id not in sessions:  # a sub-agent's, or an old one
-                    sessions[session_id] = await self.session(session_id)
-                requests += await self._requests(session_id)
+        unasked = set(busy)
+        with anyio.move_on_after(_AT_WORK_SECONDS):
+            for session_id in sorted(busy)[:_AT_WORK_ASKED]:
+                # One that ends meanwhile, or is broken, must not hide the others.
+                with suppress(RequestError, ProtocolError):
+                    if session_id not in sessions:  # a sub-agent's, or an old one
+                        sessions[session_id] = await self.session(session_id)
+                    requests += await self._requests(session_id)
+                    unasked.discard(session_id)
         return Snapshot(
             directory="",
             sessions=tuple(sorted(sessions.values(), key=lambda one: one.updated, reverse=True)),
             busy=frozenset(busy),
             requests=tuple(requests),
+            unasked=frozenset(unasked),
         )
 
     @asynccontextmanager
@@ -91,12 +98,14 @@ class V2:
     async def log(self, session_id: str, after: int) -> Sequence[Event]:
         """Read the session's log behind `after`; nothing if the server has none, or tells it too slowly."""
         found: list[Event] = []
+        size = 0
         path = f"/api/experimental/session/{session_id}/log"
         with suppress(OpenCodeMCPError), anyio.move_on_after(_LOG_SECONDS):
             async with self._http.stream(path, {"after": after}) as source:
                 async for event in _decoded(source, until="log.synced"):
                     found.append(event)
-                    if len(found) >= _LOG_EVENTS:
+                    size += len(event.text) if isinstance(event, PartUpdated) else 0
+                    if len(found) >= _LOG_EVENTS or size > _LOG_CHARACTERS:
                         break
         return found
 
@@ -183,7 +192,7 @@ class V2:
         )
 
     async def _list(self, limit: int, *fewer: int, seconds: float | None = None) -> list[Session]:
-        where = {"parentID": "null", "limit": limit, "order": "desc"}
+        where = {"parentID": "null", "archived": "false", "limit": limit, "order": "desc"}
         try:
             body = await self._http.get("/api/session", where, seconds=seconds, max_bytes=_SESSIONS_BYTES)
         except TooLargeError:

@@ -135,6 +135,7 @@ def _message(item: dict[str, Any], asked: str) -> Message:
         id=message_id,
         role=role,
         parent_id=asked,
+        inferred=True,
         created=created,
         completed=bool(number(item, "time", "completed")) or isinstance(item.get("error"), dict),
         finish=clean_line(text(item, "finish"), 40),

@@ -1,7 +1,7 @@
 """Reads the events of OpenCode 2.x, of its stream and of a session's log alike."""
 
 import dataclasses
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from opencode_mcp.opencode.fields import identifier, mapping, milliseconds, numb
 from opencode_mcp.text import clean_line, clean_path, clean_text
 
 _KEPT = 1_000
+_REMEMBERED = 100
 _Kept = TypeVar("_Kept")
 
 
@@ -40,12 +41,17 @@ class Events:
     def __init__(self) -> None:
         self._tools: OrderedDict[str, ToolUse] = OrderedDict()
         self._asked: OrderedDict[str, str] = OrderedDict()
+        self._heard: deque[str] = deque(maxlen=_REMEMBERED)
 
     def read(self, envelope: Any) -> Sequence[Event]:
         """Read one event `{type, created?, durable?, data}`; what is not known is a sign of life."""
-        kind = text(envelope, "type")
+        kind, event_id = text(envelope, "type"), identifier(envelope, "id")
         if not kind:
             return ()
+        if event_id in self._heard:
+            return [Alive()]  # it came twice
+        if event_id:
+            self._heard.append(event_id)
         data = mapping(envelope, "data")
         at = milliseconds(envelope, "created") or None
         found = self._read(kind, data, identifier(data, "sessionID"), at)

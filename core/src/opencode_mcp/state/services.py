@@ -94,9 +94,9 @@ def _read(path: Path) -> LocalService:
     told = _parsed(_content(path))
     pid, url, version = told.get("pid"), told.get("url"), told.get("version", "")
     password = told.get("password", "")
-    if not (isinstance(url, str) and isinstance(pid, int) and pid > 0):
+    if not (isinstance(url, str) and isinstance(pid, int) and not isinstance(pid, bool) and pid > 0):
         raise _UnusableError("It has no url or no pid: it is no service file of OpenCode 2.x.")
-    if not isinstance(version, str) or not isinstance(password, str) or len(password) > _MOST_PASSWORD:
+    if not isinstance(version, str) or not isinstance(password, str) or not _can_be_sent(password):
         raise _UnusableError("Its version or its password is no text.")
     service = LocalService(
         path=path, url=_loopback(url), pid=pid, version=clean_line(version, 40), password=password
@@ -159,12 +159,19 @@ def _loopback(url: str) -> str:
     return f"http://[{address}]:{parts.port}" if address.version == 6 else f"http://{address}:{parts.port}"
 
 
+def _can_be_sent(password: str) -> bool:
+    try:
+        return len(password.encode()) <= _MOST_PASSWORD
+    except UnicodeEncodeError:
+        return False
+
+
 def _runs(pid: int) -> bool:
     if not hasattr(os, "geteuid"):
         return True  # on Windows this question would end the process
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # with that it is another user's, which ours cannot be
         return False
     except (OSError, OverflowError):
         return True

@@ -4,9 +4,12 @@ Its file says where it is and what password it wants, to this user only: see `op
 """
 
 import logging
+import os
 import socket
+import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import anyio
@@ -19,6 +22,7 @@ from opencode_mcp import (
     Route,
     TransportError,
     clean_line,
+    listening_user,
     local_services,
     opencode_auth,
     services_directory,
@@ -82,7 +86,8 @@ class Services:
         if one := self._of(endpoint):
             # In a thread, since it may be the first to import httpx2.
             auth = await anyio.to_thread.run_sync(opencode_auth, one.password) if one.password else None
-            return Route(base_url=one.url, auth=auth, pid=one.pid, version=one.version)
+            ready = partial(_still_ours, one.url)
+            return Route(base_url=one.url, auth=auth, pid=one.pid, version=one.version, ready=ready)
         if not listed:
             return None
         name = endpoint.id.removeprefix(_ID)
@@ -142,3 +147,11 @@ def _endpoint(key: str, service: LocalService) -> Endpoint:
         labels=labels,
         vouched=True,
     )
+
+
+async def _still_ours(url: str) -> None:
+    """Make sure that the password goes to a program of this user, whoever has taken the port meanwhile."""
+    if sys.platform != "linux":
+        return  # nobody tells whose a port is
+    if await anyio.to_thread.run_sync(listening_user, url, abandon_on_cancel=True) != os.geteuid():
+        raise TransportError(f"The background service of OpenCode listens at {url} no more.")
