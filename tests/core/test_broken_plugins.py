@@ -403,7 +403,7 @@ async def test_transports_that_publish_nonsense_or_nothing_are_noted_and_leave_t
 ):
     broken = {
         "duplicates": ("return [at(1), at(1, name='again'), at(2)]", "the same id", ["nobody-1", "nobody-2"]),
-        "strangers": ("return [at(3), None, 'http://x']", "else than endpoints", ["nobody-3"]),
+        "strangers": ("return [at(3), None, 'http://x']", "else than sound endpoints", ["nobody-3"]),
         "raises": ("raise OSError('no disk')", "It failed with OSError", []),
         "no-list": ("return 7", "It failed with TypeError", []),
         "endless": ("return await self.discover()", "It failed with RecursionError", []),

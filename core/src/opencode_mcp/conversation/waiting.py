@@ -137,9 +137,8 @@ class Waiting:
                 message = await self._answer()  # it may have gone on, and ended, between the two
         except OpenCodeMCPError:
             return None  # the monitor reports it and comes back
-        if message is None and self._turn.parked:
-            note = wording.parked(self._monitor)
-            return self._result("running", note=note) if self._turn.error else None
+        if message is None and self._turn.parked and self._turn.error:
+            return self._result("running", note=wording.parked(self._monitor))
         if message is not None or self._turn.error:
             return self._over(message)
         if time.monotonic() - self._began > NOTHING_HAPPENS_SECONDS:

@@ -28,8 +28,10 @@ def sound(endpoints: Iterable[Endpoint], known: Mapping[str, Endpoint]) -> tuple
         endpoint = _checked(one, known)
         if endpoint is None:
             strange = True
-        elif found.setdefault(endpoint.id, endpoint) is not endpoint:
+        elif endpoint.id in found:
             doubled = True
+        else:
+            found[endpoint.id] = endpoint
     flaws: list[str] = []
     if len(given) > MOST:
         many = len(endpoints) if isinstance(endpoints, Sized) else f"more than {MOST}"
