@@ -166,8 +166,8 @@ async def test_many_are_asked_about_at_once_and_each_has_its_own_answer():
             return None if int(endpoint.id) % 2 else False
 
     async with policies(Second(), First()) as asked:
-        found = await asked.admitted(endpoints)
-        assert await asked.admitted([]) == []
+        found, _ = await asked.admitted(endpoints)
+        assert await asked.admitted([]) == ([], None)
     assert found == [port % 3 == 1 or port % 6 == 3 for port in ports]
     assert asked_twice == [f"{port}" for port in ports if port % 3 == 0]
 
@@ -223,7 +223,10 @@ async def test_a_policy_that_hangs_keeps_out_and_its_answer_is_not_known(
 
         async with policies(Admits(True), Hangs()) as asked:
             assert not await asked.admit(ENDPOINT)
-            assert await asked.admitted([ENDPOINT, ENDPOINT]) == [None, None]
+            assert await asked.admitted([ENDPOINT, ENDPOINT]) == (
+                [None, None],
+                None,
+            )  # the first one hangs still
             told = "its hook opencode_mcp_instance_admit has not returned within 0.1 s."
             assert messages(caplog) == [
                 f"Plugin plugin-1: {told} If that is its own defect, update that package, or uninstall it."
@@ -232,7 +235,7 @@ async def test_a_policy_that_hangs_keeps_out_and_its_answer_is_not_known(
             monkeypatch.setattr(module, "ADMIT_SECONDS", 30.0)
             hook.release()
             await until(lambda: not _busy(asked))
-            assert await asked.admitted([ENDPOINT, ENDPOINT]) == [True, True]
+            assert await asked.admitted([ENDPOINT, ENDPOINT]) == ([True, True], None)
             assert asked.problems == []
 
 
@@ -250,7 +253,7 @@ async def test_a_policy_that_answers_before_one_that_hangs_decides():
 
         for verdict in (True, False):
             async with policies(Hangs(), Admits(verdict)) as asked:
-                assert await asked.admitted([ENDPOINT]) == [verdict]
+                assert (await asked.admitted([ENDPOINT]))[0] == [verdict]
 
 
 async def test_without_credentials_none_are_sent():

@@ -75,11 +75,11 @@ class Admission:
 
     async def _ask(self, some: Mapping[Key, Endpoint]) -> bool:
         """Ask about some endpoints, and take note of the answers; return whether there was one of each."""
-        answers = dict(zip(some, await self._policies.admitted(list(some.values())), strict=True))
-        for key, answer in answers.items():
+        keys = list(some)
+        answers, culprit = await self._policies.admitted(list(some.values()))
+        for key, answer in zip(keys, answers, strict=True):
             if answer is not None:
                 self._verdicts[key] = (some[key], answer)
-        unknown = [key for key, answer in answers.items() if answer is None]
-        if unknown:
-            self._hung[unknown[0]] = self._hung.get(unknown[0], 0) + 1
-        return not unknown
+        if culprit is not None:
+            self._hung[keys[culprit]] = self._hung.get(keys[culprit], 0) + 1
+        return None not in answers

@@ -27,11 +27,13 @@ class HookHangsError(Exception):
 
     Attributes:
         answers: What came of the calls before it.
+        begun: Whether it is one of those that were asked for, not one of somebody else before them.
     """
 
-    def __init__(self, answers: Answers = ()) -> None:
+    def __init__(self, answers: Answers = (), *, begun: bool = False) -> None:
         super().__init__()
         self.answers = answers
+        self.begun = begun
 
 
 @dataclasses.dataclass
@@ -39,6 +41,7 @@ class _Order:
     calls: Sequence[Call]
     done: Callable[[Answers], None]
     answers: list[Any] = dataclasses.field(default_factory=list[Any])
+    begun: bool = False
     abandoned: bool = False
 
 
@@ -107,7 +110,7 @@ class HookThread:
             while not finished.is_set():
                 left = seconds - self.seconds
                 if left <= 0:
-                    raise HookHangsError(tuple(order.answers))
+                    raise HookHangsError(tuple(order.answers), begun=order.begun)
                 with anyio.move_on_after(max(left, _SHORTEST_WAIT)):
                     await finished.wait()
         finally:
@@ -131,6 +134,7 @@ class HookThread:
             for call in order.calls:
                 if order.abandoned:
                     break
+                order.begun = True
                 order.answers.append(self._made(call))
             if not order.abandoned:
                 try:

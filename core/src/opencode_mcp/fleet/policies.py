@@ -61,21 +61,28 @@ class Policies:
 
     async def admit(self, endpoint: Endpoint) -> bool:
         """Whether `endpoint` may join; a policy that fails keeps it out."""
-        [admitted] = await self.admitted([endpoint])
+        [admitted], _ = await self.admitted([endpoint])
         return bool(admitted)
 
-    async def admitted(self, endpoints: Sequence[Endpoint]) -> Sequence[bool | None]:
-        """Say of each of `endpoints` whether it may join; None if a policy hangs, so that it is not known."""
+    async def admitted(self, endpoints: Sequence[Endpoint]) -> tuple[Sequence[bool | None], int | None]:
+        """Say of each of `endpoints` whether it may join; None if a policy hangs, so that it is not known.
+
+        Returns:
+            The verdicts, and the index of the endpoint at which a policy hangs, if that is one of them.
+        """
+        culprit: int | None = None
         verdicts: list[bool | None] = [True] * len(endpoints)
         undecided: Sequence[int] = range(len(endpoints))
         for one in self._admit:
             calls = [partial(_verdict, one.call(endpoint=endpoints[index])) for index in undecided]
             answers = dict(zip(undecided, await self._ask(one, calls, ADMIT_SECONDS), strict=True))
             for index, answer in answers.items():
+                if isinstance(answer, HookHangsError) and answer.begun and culprit is None:
+                    culprit = index
                 if answer is not None:
                     verdicts[index] = None if isinstance(answer, HookHangsError) else answer is True
             undecided = [index for index, answer in answers.items() if answer is None]
-        return verdicts
+        return verdicts, culprit
 
     async def authenticate(self, endpoint: Endpoint) -> httpx2.Auth | None:
         """Return the credentials for `endpoint`; the ones in the settings go to vouched endpoints only."""
