@@ -59,9 +59,14 @@ class InstalledTransport:
 
 
 class Plugins:
-    """The plugins of this process: the hooks of all, and the transports that were selected."""
+    """The plugins of this process: the hooks of all, and the transports that were selected.
 
-    def __init__(self) -> None:
+    Args:
+        bounded: Whether a plugin is given up that takes too long to load. That takes a thread, and memory.
+    """
+
+    def __init__(self, *, bounded: bool = True) -> None:
+        self._called: Callable[[Callable[[], Any]], Any] = _in_time if bounded else _at_once
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(TransportSpec)
         self._manager.add_hookspecs(InstanceSpec)
@@ -113,7 +118,7 @@ class Plugins:
         problems: list[PluginError] = []
         for entry in entry_points(group=PLUGINS_GROUP):
             try:
-                self.register(_import(entry), _registered_name(entry))
+                self.register(self._import(entry), _registered_name(entry))
             except PluginError as error:
                 logger.error("%s Its hooks are not in force.", error)
                 problems.append(error)
@@ -138,15 +143,21 @@ class Plugins:
 
     def _load_transport(self, name: str) -> TransportPlugin[Any]:
         entry = _find(name)
-        plugin = _import(entry)
+        plugin = self._import(entry)
         self.register(plugin, _registered_name(entry))
         return self._descriptor(entry, plugin)
+
+    def _import(self, entry: EntryPoint) -> object:
+        try:
+            return self._called(entry.load)
+        except (Exception, SystemExit) as error:
+            raise PluginError(_broken(entry, error)) from error
 
     def _descriptor(self, entry: EntryPoint, plugin: object) -> TransportPlugin[Any]:
         hooks = self._manager.hook.opencode_mcp_transports.get_hookimpls()
         found: list[Any] = [hook.function for hook in hooks if hook.plugin is plugin]
         try:
-            descriptors: list[TransportPlugin[Any]] = _in_time(
+            descriptors: list[TransportPlugin[Any]] = self._called(
                 lambda: [one for hook in found for one in hook()]
             )
         except (Exception, SystemExit) as error:
@@ -221,13 +232,6 @@ def _find(name: str) -> EntryPoint:
     return next(iter(found))
 
 
-def _import(entry: EntryPoint) -> object:
-    try:
-        return _in_time(entry.load)
-    except (Exception, SystemExit) as error:
-        raise PluginError(_broken(entry, error)) from error
-
-
 def _broken(entry: EntryPoint, why: BaseException | str) -> str:
     reason = f"{type(why).__name__}: {_words(why)}" if isinstance(why, BaseException) else why
     reason = clean_line(reason, _REASON_SHOWN).removesuffix(":")
@@ -259,6 +263,10 @@ def _registered_name(entry: EntryPoint) -> str:
 
 def _named(entry: EntryPoint) -> str:
     return f"{entry.name!r} (from {_package(entry)}, {entry.value})"
+
+
+def _at_once(call: Callable[[], _T]) -> _T:
+    return call()
 
 
 def _in_time(call: Callable[[], _T]) -> _T:

@@ -54,7 +54,8 @@ def select(names: Iterable[str]) -> Selection:
     Raises:
         OpenCodeMCPError: One is missing, broken, misconfigured, or announces nothing.
     """
-    transports = [(plugin, read_settings(plugin.settings)) for plugin in Plugins().load_transports(names)]
+    plugins = Plugins(bounded=False)  # somebody waits at the terminal, and this process is to stay small
+    transports = [(plugin, read_settings(plugin.settings)) for plugin in plugins.load_transports(names)]
     needs = {plugin.name: _needs(plugin, settings) for plugin, settings in transports}
     return Selection(transports=transports, needs=needs)
 
