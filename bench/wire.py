@@ -13,7 +13,7 @@ _MOST_BYTES = 1 << 26
 async def answered_within(
     command: Sequence[str], environment: dict[str, str], count: int, calls: int
 ) -> list[float]:
-    """Call `instances` again and again, once `count` of them are online; return the milliseconds of each call."""
+    """Call `instances` again and again, once `count` are online; return the milliseconds of each call."""
     async with await anyio.open_process(command, env=environment, stderr=None) as process:
         assert process.stdin is not None
         assert process.stdout is not None
