@@ -31,7 +31,9 @@ def patched(*changes: str) -> Sequence[str]:
     return (sys.executable, "-c", f"{imports}{'; '.join(changes)}; {_MODULE}")
 
 
-PROMPTLY = 3.0
+SHARED = 2.0 if "PYTEST_XDIST_WORKER" in os.environ else 1.0
+"""How much longer everything may take, since other tests run beside these."""
+PROMPTLY = 3.0 * SHARED
 """Seconds in which any way out must be over."""
 
 T = TypeVar("T")
@@ -297,7 +299,7 @@ class Connected:
 
     def gone(self, seconds: float = PROMPTLY) -> None:
         """Wait until nothing runs and nothing is registered any more."""
-        eventually(lambda: not (self.processes() or self.files()), seconds, show=self._left)
+        eventually(lambda: not (self.processes() or self.files()), SHARED * seconds, show=self._left)
 
     def _left(self) -> str:
         return f"Left: {self.processes()} {self.files()} {self.logs()}"
