@@ -219,3 +219,13 @@ def test_what_is_said_before_our_prompt_is_taken_up_is_not_ours():
     turn = Turn("s", "go", [BEFORE])
     turn.asked("q")
     assert turn.read([MessageUpdated("s", said("a", "")), Delta("s", "a", "a:0", "theirs", "text")]) == ""
+
+
+def test_a_prompt_that_is_stored_is_not_parked_though_nobody_heard_of_its_delivery():
+    turn = Turn("s", "go", [BEFORE])
+    turn.asked("q")
+    turn.read([SessionFailed("s", "no such model")])
+    assert turn.parked
+    assert turn.answer([BEFORE, user("q", "go")]) is None
+    assert not turn.parked
+    assert turn.error

@@ -144,7 +144,10 @@ class Turn:
         known = {self._question, *self._continued}
         if self._question not in ids and not any(one.parent_id in known for one in stored):
             return None  # it waits for its turn, so that these are of earlier ones
-        since = ids.index(self._question) + 1 if self._question in ids else 0
+        since = 0
+        if self._question in ids:
+            since = ids.index(self._question) + 1
+            self._asked.add(self._question)  # it was given to the agent, whether that was heard or not
         self.superseded = False
         for number, message in enumerate(stored[since:], since):
             if message.role != "user":
