@@ -4,7 +4,7 @@ from typing import Any
 
 from opencode_mcp.errors import ProtocolError, RequestError, TooLargeError
 from opencode_mcp.opencode.api import OpenCode
-from opencode_mcp.opencode.fields import number, text
+from opencode_mcp.opencode.fields import HEALTH_1, HEALTHS_2, number, text
 from opencode_mcp.opencode.http import Http
 from opencode_mcp.opencode.v1 import V1
 from opencode_mcp.opencode.v2 import V2
@@ -12,9 +12,6 @@ from opencode_mcp.text import clean_line
 
 _HEALTH_BYTES = 64 * 1024
 _NOT_FOUND = 404
-_HEALTH_1 = "/global/health"
-_HEALTHS_2 = ("/api/info", "/api/health")
-"""Of 2.1 and of the preview of 2.0. OpenCode 1.18 has the second too, without a version."""
 
 
 async def detect(http: Http, *, pid: int | None = None, version: str = "") -> OpenCode:
@@ -34,13 +31,13 @@ async def detect(http: Http, *, pid: int | None = None, version: str = "") -> Op
         RequestError: It answers with an error.
         UnreachableError: Nothing answers.
     """
-    health, failure = await _health(http, _HEALTH_1)
+    health, failure = await _health(http, HEALTH_1)
     if said := text(health, "version"):
         if pid is not None:
             raise ProtocolError(f"OpenCode {clean_line(said, 40)} answers there, not process {pid}.")
         return V1(http, clean_line(said, 40))
     if not isinstance(failure, TooLargeError):
-        for path in _HEALTHS_2:
+        for path in HEALTHS_2:
             health, _ = await _health(http, path)
             said, process = clean_line(text(health, "version"), 40), number(health, "pid")
             if not said or process <= 0:

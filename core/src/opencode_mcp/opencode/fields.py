@@ -6,6 +6,10 @@ from typing import Any, cast
 
 REALM = 'Basic realm="Secure Area"'
 """How OpenCode 1.x and 2.x alike ask for a password, in `www-authenticate`."""
+HEALTH_1 = "/global/health"
+"""Where OpenCode 1.x says how it is."""
+HEALTHS_2 = ("/api/info", "/api/health")
+"""Where 2.1 does, and the preview of 2.0. OpenCode 1.18 has the second too, without a version."""
 _MOST_ITEMS = 5_000
 """Of a list; a small document can hold millions of empty objects, and reading them takes seconds."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")

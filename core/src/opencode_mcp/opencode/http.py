@@ -241,6 +241,14 @@ class Http:
         return bytes(content)
 
 
+def parsed(sent: httpx2.ServerSentEvent) -> Any:
+    """Return the JSON of an event; None if it cannot be read."""
+    try:
+        return sent.json()
+    except (ValueError, RecursionError):
+        return None
+
+
 class _Heard(httpx2.AsyncByteStream):
     """What a server sends, with a word to whoever waits for a sign of life."""
 

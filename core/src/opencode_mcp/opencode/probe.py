@@ -12,15 +12,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from opencode_mcp.errors import CredentialsError, ProtocolError, UnreachableError
-from opencode_mcp.opencode.fields import REALM, number, text
+from opencode_mcp.opencode.fields import HEALTH_1, HEALTHS_2, REALM, number, text
 from opencode_mcp.text import clean_line
 
 _BODY_BYTES = 64 * 1024
-
-
-_HEALTH_1 = "/global/health"
-_HEALTHS_2 = ("/api/info", "/api/health")
-"""As in `detect`."""
 
 
 class Health(NamedTuple):
@@ -62,10 +57,10 @@ def probe(
     """
     status = 0
     if pid is None:
-        status, health, guarded = _ask(url, _HEALTH_1, seconds, username, password)
+        status, health, guarded = _ask(url, HEALTH_1, seconds, username, password)
         if said := text(health, "version"):
             return Health(clean_line(said, 40), guarded)
-    for path in _HEALTHS_2:
+    for path in HEALTHS_2:
         status, health, guarded = _ask(url, path, seconds, username, password)
         said, process = clean_line(text(health, "version"), 40), number(health, "pid")
         if not said or process <= 0:

@@ -11,7 +11,7 @@ from opencode_mcp.model import Session
 from opencode_mcp.opencode import v1_decode as decode
 from opencode_mcp.opencode.api import Event, Message, Request, Snapshot
 from opencode_mcp.opencode.fields import text
-from opencode_mcp.opencode.http import Http
+from opencode_mcp.opencode.http import Http, parsed
 
 _SESSIONS_SHOWN = 50
 _SESSIONS_SEARCHED = 1000
@@ -145,13 +145,6 @@ class V1:
 
 async def _decoded(source: AsyncIterator[httpx2.ServerSentEvent]) -> AsyncGenerator[Event]:
     async for sent in source:
-        event = decode.event(_loads(sent))
+        event = decode.event(parsed(sent))
         if event is not None:
             yield event
-
-
-def _loads(sent: httpx2.ServerSentEvent) -> Any:
-    try:
-        return sent.json()
-    except (ValueError, RecursionError):
-        return None

@@ -12,7 +12,7 @@ from opencode_mcp.model import Session
 from opencode_mcp.opencode import v2_decode as decode
 from opencode_mcp.opencode.api import Event, Message, PartUpdated, Request, Snapshot
 from opencode_mcp.opencode.fields import identifier, mapping, text
-from opencode_mcp.opencode.http import Http
+from opencode_mcp.opencode.http import Http, parsed
 from opencode_mcp.opencode.v2_events import Events
 
 _SESSIONS_SHOWN = 50
@@ -207,15 +207,8 @@ async def _decoded(
 ) -> AsyncGenerator[Event]:
     events = Events()
     async for sent in source:
-        envelope = _loads(sent)
+        envelope = parsed(sent)
         if until is not None and mapping(envelope).get("type") == until:
             return
         for event in events.read(envelope):
             yield event
-
-
-def _loads(sent: httpx2.ServerSentEvent) -> Any:
-    try:
-        return sent.json()
-    except (ValueError, RecursionError):
-        return None
