@@ -238,7 +238,9 @@ async def test_discover_and_inspect_look_once(monkeypatch: pytest.MonkeyPatch) -
             [found] = await one.inspect(instance)
             assert found.ok
             assert fake.url in found.detail
-            assert instance.id in {each.id for each in await one.discover()}
+            with anyio.fail_after(SECONDS):
+                while instance.id not in {each.id for each in await one.discover()}:
+                    pass  # it looks for 3 s, and a busy machine may take longer to answer
 
 
 async def test_without_a_network_it_waits_for_one(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from opencode_mcp_mdns.announcement import Announcement
     from opencode_mcp_mdns.lookout import Lookout
 
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 3.0
+"""Enough to hear again of what has just been said to all: that waits a second (RFC 6762, section 6)."""
+_INSPECT_SECONDS = 6.0
 
 
 class MDns(Transport):
@@ -52,7 +54,7 @@ class MDns(Transport):
         )
 
     async def discover(self) -> Sequence[Endpoint]:
-        """Look for two seconds.
+        """Look for three seconds.
 
         Raises:
             TransportError: If this machine is on no network, or multicast DNS cannot be used on it.
@@ -64,11 +66,14 @@ class MDns(Transport):
             found = endpoints
 
         with anyio.move_on_after(_LOOK_SECONDS):
-            async with self._looking() as lookout:
-                if not lookout.network.attached:
-                    raise TransportError("This machine is on no network at present.")
-                await lookout.run(publish, self.rescan_seconds)
+            await self._look(publish)
         return found
+
+    async def _look(self, publish: Publish) -> None:
+        async with self._looking() as lookout:
+            if not lookout.network.attached:
+                raise TransportError("This machine is on no network at present.")
+            await lookout.run(publish, self.rescan_seconds)
 
     async def watch(self, publish: Publish) -> None:
         """Publish the set now and after each change, until cancelled.
@@ -121,17 +126,26 @@ class MDns(Transport):
             announcement.woke()
 
     async def inspect(self, endpoint: Endpoint) -> Sequence[Finding]:
-        """Look whether an instance of this machine is found on the network.
+        """Look for up to six seconds whether an instance of this machine is found on the network.
 
         Raises:
-            TransportError: If multicast DNS cannot be used on this machine.
+            TransportError: If this machine is on no network, or multicast DNS cannot be used on it.
         """
         from opencode_mcp_mdns.composing import public_id  # not for finding
 
         wanted = public_id(endpoint.id)
-        found = [one for one in await self.discover() if one.id.partition("~")[0] == wanted]
-        if found:
-            return [Finding(about="advertised", ok=True, detail=f"found on the network, at {found[0].url}")]
+        found: Endpoint | None = None
+        with anyio.move_on_after(_INSPECT_SECONDS) as look:
+
+            def publish(endpoints: Sequence[Endpoint]) -> None:
+                nonlocal found
+                found = next((one for one in endpoints if one.id.partition("~")[0] == wanted), found)
+                if found is not None:
+                    look.cancel()
+
+            await self._look(publish)
+        if found is not None:
+            return [Finding(about="advertised", ok=True, detail=f"found on the network, at {found.url}")]
         return [Finding(about="advertised", ok=False, detail="not found on the network")]
 
 
