@@ -13,7 +13,7 @@ SSH = {
     *("control", "ending", "entry", "login", "outside", "process", "relay", "remote", "script", "ssh"),
     "tunnel",
 }
-FINDING = {"registry", "services", "watching"}
+FINDING = {"ports", "registry", "services", "watching"}
 
 USING = """
 import os, sys, anyio

@@ -4,9 +4,7 @@ Its file says where it is and what password it wants, to this user only: see `op
 """
 
 import logging
-import os
 import socket
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,11 +20,11 @@ from opencode_mcp import (
     Route,
     TransportError,
     clean_line,
-    listening_user,
     local_services,
     opencode_auth,
     services_directory,
 )
+from opencode_mcp_local_relay import ports
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +84,7 @@ class Services:
         if one := self._of(endpoint):
             # In a thread, since it may be the first to import httpx2.
             auth = await anyio.to_thread.run_sync(opencode_auth, one.password) if one.password else None
-            ready = partial(_still_ours, one.url)
+            ready = partial(ports.ours, one.url)
             return Route(base_url=one.url, auth=auth, pid=one.pid, version=one.version, ready=ready)
         if not listed:
             return None
@@ -147,11 +145,3 @@ def _endpoint(key: str, service: LocalService) -> Endpoint:
         labels=labels,
         vouched=True,
     )
-
-
-async def _still_ours(url: str) -> None:
-    """Make sure that the password goes to a program of this user, whoever has taken the port meanwhile."""
-    if sys.platform != "linux":
-        return  # nobody tells whose a port is
-    if await anyio.to_thread.run_sync(listening_user, url, abandon_on_cancel=True) != os.geteuid():
-        raise TransportError(f"The background service of OpenCode listens at {url} no more.")

@@ -42,9 +42,10 @@ class LocalRelaySettings(Settings):
         takes="1 or 0",
         about="Accept a registry directory and files that belong to other users or that everybody can "
         "write, as in containers. Whoever can write there decides where your messages go; the password goes "
-        "only where both the directory and the file are yours or root's, and not everybody can write them.",
+        "only where both the directory and the file are yours or root's, and not everybody can write them. "
+        "It also goes to programs of other users then, which with 0 it does not, where Linux tells whose "
+        "a port is.",
     )
-
     local_service: bool = variable(
         "RELAY_LOCAL_SERVICE",
         True,
