@@ -440,7 +440,12 @@ async def test_a_transport_that_opens_no_route_is_told_once_and_its_instance_say
         overview = await until_overview(wire, lambda seen: states(seen) == wanted)
         await leave(wire)
     assert "Its transport failed with" in overview["instances"][1]["detail"]
-    the_one(messages(wire), "Transport routeless", "failed to reach nobody-1")
+    wanted = (
+        "Transport routeless (from routeless",
+        "failed to reach nobody-1 with",
+        "pip install -U routeless",
+    )
+    the_one(messages(wire), *wanted)
     assert len(messages(wire)) == 1
 
 

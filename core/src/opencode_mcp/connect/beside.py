@@ -4,13 +4,13 @@ import logging
 
 from opencode_mcp.connect.child import Child
 from opencode_mcp.connect.launch import environment_for, is_loopback
+from opencode_mcp.connect.leadership import Leadership
 from opencode_mcp.connect.naming import machine_name
 from opencode_mcp.connect.place import Place
 from opencode_mcp.connect.plan import Plan
 from opencode_mcp.connect.service import ServicePresence, ensure_service, find_service
 from opencode_mcp.connect.start import begin, how_it_went, supervised
 from opencode_mcp.connect.terminal import Terminal
-from opencode_mcp.connect.turn import Turn
 from opencode_mcp.connect.wish import Ended, Wish
 from opencode_mcp.errors import StartError, UnreachableError
 
@@ -31,10 +31,10 @@ def start_beside_service(wish: Wish) -> Ended:
     environment = environment_for(None, selection.secrets)
     problem = ensure_service(wish.program, wish.version, environment)
     presence = ServicePresence(wish.version, username="opencode")
-    with Turn(wish.state, machine_name(wish.settings.instance_name), selection) as turn:
+    with Leadership(wish.state, machine_name(wish.settings.instance_name), selection) as lead:
         facts = dict(selection.facts)
-        name, url = _look(wish, turn, facts)
-        early = begin(wish, name, url, facts, turn.log)
+        name, url = _look(wish, lead, facts)
+        early = begin(wish, name, url, facts, lead.log)
         if problem:
             logger.error("%s", problem)
         child = Child(
@@ -42,22 +42,22 @@ def start_beside_service(wish: Wish) -> Ended:
         )
 
         def take_place() -> Place | None:
-            return turn.take(presence.file, presence.url)
+            return lead.take(presence.file, presence.url)
 
         plan = Plan(
-            place=turn.place,
+            place=lead.place,
             take_place=take_place,
             presence=presence,
             transports=selection.transports,
             places=selection.places,
-            log=turn.log,
+            log=lead.log,
             comes_and_goes=True,
             exposed=False,
             interactive=True,
         )
         supervisor = supervised(plan, child, early)
-        if turn.place is not None and not supervisor.left:
-            slot = turn.place.slot
+        if lead.place is not None and not supervisor.left:
+            slot = lead.place.slot
             slot.keep = None if supervisor.swept else slot.left
     return how_it_went(supervisor, plan, child)
 
@@ -80,8 +80,8 @@ def _check(wish: Wish) -> None:
         )
 
 
-def _look(wish: Wish, turn: Turn, facts: dict[str, str]) -> tuple[str, str]:
-    """Take the turn if that is possible; return the name and the URL for the banner, and add to its facts."""
+def _look(wish: Wish, lead: Leadership, facts: dict[str, str]) -> tuple[str, str]:
+    """Take the lead if that is possible; return the name and the URL for the banner, and add to its facts."""
     name = machine_name(wish.settings.instance_name)
     try:
         service = find_service(wish.version)
@@ -89,7 +89,7 @@ def _look(wish: Wish, turn: Turn, facts: dict[str, str]) -> tuple[str, str]:
         facts["Service"] = f"not there yet, announced once it is: {error}"
         return name, ""
     try:
-        place = turn.take(service.path.name, service.url)
+        place = lead.take(service.path.name, service.url)
     except OSError as error:
         raise StartError(f"The state directory {wish.state} cannot be used: {error.strerror}.") from None
     if place is None:

@@ -191,7 +191,7 @@ class Supervisor:
         self.problem = ""
 
     async def _take_place(self) -> Place:
-        """Wait until no other process announces the same; then it is our turn."""
+        """Wait until no other process announces the same; then we do."""
         told = ""
         while True:
             try:

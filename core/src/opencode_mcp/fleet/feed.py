@@ -1,6 +1,6 @@
 """A subscription to one instance's events: bounded, and never a brake on the stream it is fed from."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 import anyio
@@ -9,12 +9,14 @@ from opencode_mcp.opencode.api import (
     ActivityChanged,
     Delta,
     Event,
+    Logged,
     MessageUpdated,
     PartUpdated,
     SessionFailed,
 )
 
 _CAPACITY = 20_000
+_POSITIONS_KEPT = 1_000
 
 
 class Feed:
@@ -57,6 +59,7 @@ class Feeds:
 
     def __init__(self) -> None:
         self._open: list[Feed] = []
+        self._positions: dict[str, int] = {}  # by session, those heard of last at the end
 
     @contextmanager
     def opened(self, session_id: str) -> Generator[Feed]:
@@ -69,9 +72,17 @@ class Feeds:
             self._open.remove(feed)
 
     @property
-    def sessions(self) -> set[str]:
-        """The sessions that somebody follows."""
-        return {feed.session_id for feed in self._open}
+    def positions(self) -> Mapping[str, int]:
+        """How far the logs of the sessions have come that somebody follows."""
+        followed = {feed.session_id for feed in self._open}
+        return {one: self._positions[one] for one in followed if one in self._positions}
+
+    def advance(self, logged: Logged) -> None:
+        """Take note of how far a session's log has come."""
+        self._positions.pop(logged.session_id, None)
+        self._positions[logged.session_id] = logged.position
+        if len(self._positions) > _POSITIONS_KEPT:
+            del self._positions[next(iter(self._positions))]
 
     def put(self, event: Event) -> None:
         """Pass an event on to those who follow its session; any other lets all look around."""

@@ -197,8 +197,7 @@ class Fleet:
         return Monitor(
             name=name,
             endpoint=endpoint,
-            transport=watched.opened,
-            transport_name=watched.name,
+            watched=watched,
             pace=self._pace,
             authenticate=self._policies.authenticate,
             changed=self._policies.tell,

@@ -25,16 +25,15 @@ from opencode_mcp.fleet.foreign import contained
 from opencode_mcp.fleet.health import Health
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.fleet.picture import Picture
+from opencode_mcp.fleet.watched import Watched
 from opencode_mcp.model import Endpoint, Instance, Route, Status
 from opencode_mcp.opencode.api import Event, Logged, OpenCode, Snapshot
 from opencode_mcp.opencode.detect import detect
 from opencode_mcp.opencode.http import Http
 from opencode_mcp.text import clean_line, clean_path
-from opencode_mcp.transport import Transport
 
 logger = logging.getLogger(__name__)
 
-_POSITIONS_KEPT = 1_000
 _CUTS_TO_POLLING = 3
 """After so many streams in a row that end at once, as through some proxies, the instance is polled."""
 
@@ -45,8 +44,7 @@ class Monitor:
     Args:
         name: The instance's name in the fleet.
         endpoint: What the transport said.
-        transport: Returns the transport that opens the route, and is told when the endpoint is gone.
-        transport_name: For people.
+        watched: Its transport, which opens the route, and is told when the endpoint is gone.
         pace: The waits.
         authenticate: Returns the credentials for an endpoint, or None.
         changed: Called with the instance before and after a visible change.
@@ -57,8 +55,7 @@ class Monitor:
         *,
         name: str,
         endpoint: Endpoint,
-        transport: Callable[[], Transport],
-        transport_name: str,
+        watched: Watched,
         pace: Pace,
         authenticate: Callable[[Endpoint], Awaitable[httpx2.Auth | None]],
         changed: Callable[[Instance, Instance], None],
@@ -68,8 +65,7 @@ class Monitor:
         self.streaming = False
         self._name = name
         self._endpoint = endpoint
-        self._transport = transport
-        self._transport_name = transport_name
+        self._watched = watched
         self._pace = pace
         self._authenticate = authenticate
         self._changed = changed
@@ -78,7 +74,6 @@ class Monitor:
         self._stocked = False
         self._api: OpenCode | None = None
         self._feeds = Feeds()
-        self._positions: dict[str, int] = {}
         self._connection = anyio.CancelScope()
         self._alone = anyio.Lock()
         self._nudged = anyio.Event()
@@ -163,7 +158,7 @@ class Monitor:
     @property
     def positions(self) -> Mapping[str, int]:
         """How far the logs of the sessions have come that somebody listens to."""
-        return {one: self._positions[one] for one in self._feeds.sessions if one in self._positions}
+        return self._feeds.positions
 
     @property
     def puzzled(self) -> bool:
@@ -186,10 +181,7 @@ class Monitor:
         """Learn from an event, and pass it on to those who follow its session."""
         self.alive()
         if isinstance(event, Logged):
-            self._positions.pop(event.session_id, None)
-            self._positions[event.session_id] = event.position
-            if len(self._positions) > _POSITIONS_KEPT:
-                del self._positions[next(iter(self._positions))]
+            self._feeds.advance(event)
             return
         if self.picture.apply(event):
             self._show()
@@ -261,7 +253,7 @@ class Monitor:
     async def _connect(self) -> None:
         verdict: OpenCodeMCPError | None = None
         with anyio.CancelScope(deadline=anyio.current_time() + self._pace.route) as opening:
-            async with self._transport().connect(self._endpoint) as route:
+            async with self._watched.opened().connect(self._endpoint) as route:
                 opening.deadline = math.inf
                 try:
                     await self._talk_over(route)
@@ -295,33 +287,36 @@ class Monitor:
     def _how_to_vouch(self) -> str:
         told = ""
         with suppress(Exception):  # foreign code
-            told = clean_line(self._transport().vouching, 300)
+            told = clean_line(self._watched.opened().vouching, 300)
         return told or "A plugin's auth hook can give one."
 
     def _foreign(self, error: BaseException) -> LocalError:
         """Report a failure of the transport's code. Its words may hold a secret, so they stay in the log."""
         if self._reported is not type(error):
             self._reported = type(error)
-            logger.error("Transport %s failed to reach %s.", self._transport_name, self._name, exc_info=error)
+            told = "Transport %s failed to reach %s with %s. %s"
+            kind = type(error).__name__
+            logger.error(told, self._watched.named, self._name, kind, self._watched.mend, exc_info=error)
         return LocalError(f"Its transport failed with {type(error).__name__}; the log on stderr tells more.")
 
     async def _forget_if_due(self) -> None:
         try:
-            transport = self._transport()
+            transport = self._watched.opened()
             limit = transport.forget_after_seconds
             if limit is None or not self._health.is_gone(limit):
                 return
             with contained(), anyio.fail_after(self._pace.route):
                 await transport.forget(self._endpoint)
         except (Exception, SystemExit):  # foreign code, as above
-            logger.exception("Transport %s failed to forget %s.", self._transport_name, self._name)
+            told = "Transport %s failed to forget %s. %s"
+            logger.exception(told, self._watched.named, self._name, self._watched.mend)
 
     def _look(self) -> Instance:
         picture, session = self.picture, self.picture.session
         directory = clean_path(picture.directory) or (session.directory if session else "")
         return Instance(
             name=self._name,
-            transport=self._transport_name,
+            transport=self._watched.name,
             endpoint=self._endpoint,
             status=self._health.status,
             detail=self._health.detail,

@@ -39,6 +39,8 @@ class Watched:
 
     Attributes:
         name: What `TRANSPORT` calls it.
+        named: The same with the package that brings it.
+        mend: What helps if its code fails.
         endpoints: What it published last, complete; kept while it fails.
         looked: Set once it has published, or failed.
     """
@@ -59,10 +61,10 @@ class Watched:
         self._rescan_seconds = rescan_seconds
         self._published = published
         self._transport: Transport | None = None
-        self._named = plugin.name + (f" (from {plugin.package})" if plugin.package else "")
-        self._source = f"transport {self._named}"
+        self.named = plugin.name + (f" (from {plugin.package})" if plugin.package else "")
+        self._source = f"transport {self.named}"
         package = plugin.package.partition(" ")[0]
-        self._mend = (
+        self.mend = (
             f"To mend it: pip install -U {package}" if package else "Update the package that brings it."
         )
         self._failure = ""
@@ -102,8 +104,8 @@ class Watched:
             if (known := ours(error)) is not None:
                 return clean_line(str(known), _SHOWN)
             how = f"It failed with {type(error).__name__}; OPENCODE_MCP_LOG_LEVEL=DEBUG tells more."
-            return f"{how} {self._mend}"
-        return f"Its watch ended without an error. {self._mend}"
+            return f"{how} {self.mend}"
+        return f"Its watch ended without an error. {self.mend}"
 
     async def _tell_if_slow(self) -> None:
         await anyio.sleep(_SLOW_SECONDS)
@@ -113,13 +115,13 @@ class Watched:
     def _slow(self) -> str:
         """Say for how long it has not published anything since it was opened; or nothing."""
         seconds = 0.0 if self._began is None else anyio.current_time() - self._began
-        return f"It has been starting for {seconds:.0f} s. {self._mend}" if seconds >= _SLOW_SECONDS else ""
+        return f"It has been starting for {seconds:.0f} s. {self.mend}" if seconds >= _SLOW_SECONDS else ""
 
     def _publish(self, endpoints: Sequence[Endpoint]) -> None:
         self._failure, self._began = "", None
         known = {endpoint.id: endpoint for endpoint in self.endpoints.values()}
         found, flaw = sound(endpoints, known)
-        self._flaw = f"{flaw} {self._mend}" if flaw else ""
+        self._flaw = f"{flaw} {self.mend}" if flaw else ""
         if flaw:
             self._log(self._flaw)
         self.endpoints = {(self.name, endpoint.id): endpoint for endpoint in found}
@@ -132,7 +134,7 @@ class Watched:
         self._logged = {one: at for one, at in self._logged.items() if now - at < _LOGGED_AGAIN_SECONDS}
         if before is None or now - before > _LOGGED_AGAIN_SECONDS:
             self._logged[message] = now
-            logger.warning("Transport %s: %s", self._named, message)
+            logger.warning("Transport %s: %s", self.named, message)
 
     def opened(self) -> Transport:
         """Return the transport as it was opened last.

@@ -1,4 +1,4 @@
-"""Whose turn it is to announce the background service: one process at a time does so."""
+"""Which process announces the background service: one at a time, the leader."""
 
 import fcntl
 import os
@@ -16,10 +16,10 @@ from opencode_mcp.state.records import Record
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class Turn:
+class Leadership:
     """The right to announce a service, until the block ends that this is the context of.
 
-    The kernel takes it away however the process ends; then it is the turn of another one that waits.
+    The kernel takes it away however the process ends; then another one that waits can have it.
 
     Args:
         state: The state directory.
@@ -27,7 +27,7 @@ class Turn:
         selection: Who announces it.
 
     Attributes:
-        place: The name it has got; None until it is our turn.
+        place: The name it has got; None until we are the leader.
         log: The log; several processes may write it.
     """
 
@@ -40,10 +40,10 @@ class Turn:
         self._held = ExitStack()
 
     def take(self, file: str, url: str) -> Place | None:
-        """Take the turn if nobody has it; then the service has a name, and is on record.
+        """Take the lead if nobody has it; then the service has a name, and is on record.
 
         Args:
-            file: The name of its service file: each service has its own turn.
+            file: The name of its service file: each service has a leader of its own.
             url: Where it answers.
 
         Raises:
