@@ -84,6 +84,7 @@ class Http:
         self._auth = auth
         self._ready = route.ready
         self._authenticating = False
+        self._under_way: set[anyio.CancelScope] = set()
         self._client = httpx2.AsyncClient(
             base_url=route.base_url,
             headers={**route.headers, "accept-encoding": "identity"},
@@ -104,6 +105,10 @@ class Http:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        for (
+            request
+        ) in self._under_way:  # a connection that is still being opened is not the client's to close
+            request.cancel()
         with anyio.CancelScope(shield=True), anyio.move_on_after(2):
             await self._client.aclose()
 
@@ -181,8 +186,6 @@ class Http:
     ) -> httpx2.Response:
         content = None if body is None else json.dumps(body).encode()
         while True:
-            if self._client.is_closed:  # by a monitor that gave it up, while someone else still asks
-                raise UnreachableError("The connection to it was given up.")
             request = self._client.build_request(
                 method,
                 path,
@@ -193,9 +196,7 @@ class Http:
             sent_credentials = self._authenticating
             if sent_credentials and self._ready is not None:
                 await self._ready()
-            response = await self._client.send(
-                request, stream=True, auth=self._auth if sent_credentials else None
-            )
+            response = await self._answer(request, self._auth if sent_credentials else None)
             stack.push_async_callback(_close, response)
             if response.status_code != _UNAUTHORIZED or sent_credentials or self._auth is None:
                 return response
@@ -205,6 +206,17 @@ class Http:
                     "OPENCODE_SERVER_PASSWORD is not sent; a plugin's auth hook can give one."
                 )
             self._authenticating = True
+
+    async def _answer(self, request: httpx2.Request, auth: httpx2.Auth | None) -> httpx2.Response:
+        """Send a request, unless a monitor gave the connection up, which may be while someone else asks."""
+        with anyio.CancelScope() as scope:
+            if not self._client.is_closed:
+                self._under_way.add(scope)
+                try:
+                    return await self._client.send(request, stream=True, auth=auth)
+                finally:
+                    self._under_way.discard(scope)
+        raise UnreachableError("The connection to it was given up.")
 
     async def _check(self, response: httpx2.Response, path: str) -> None:
         """Raise unless the answer is a success; the body of an error is read, bounded, for its message."""
