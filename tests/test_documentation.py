@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import configparser
 import importlib.util
+import inspect
 import json
 import os
 import plistlib
@@ -38,7 +41,8 @@ from support.distributions import Site
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+BESIDE = ("README.md", "CONTRIBUTING.md", "core/README.md", "plugins/*/README.md", "examples/*/README.md")
+PAGES = [path for name in BESIDE for path in sorted(ROOT.glob(name))] + sorted(DOCS.rglob("*.md"))
 PICTURES = sorted(DOCS.glob("pictures/*.svg"))
 SETTINGS: list[type[Settings]] = [ConnectSettings, LocalRelaySettings, MDnsSettings, TailscaleSettings]
 VARIABLES = {documented(field).variable for model in SETTINGS for field in model.model_fields.values()}
@@ -176,6 +180,30 @@ found = eval(code, names)
 if inspect.iscoroutine(found):
     asyncio.run(asyncio.wait_for(found, 60))
 """
+
+
+DOCSTRINGS = {
+    path.relative_to(ROOT).as_posix(): blocks_in
+    for path in sorted(ROOT.glob("core/src/**/*.py"))
+    if (
+        blocks_in := re.findall(
+            r"^ *```python\n(.*?)^ *```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL
+        )
+    )
+}
+
+
+@pytest.mark.parametrize("path", DOCSTRINGS)
+def test_examples_in_docstrings_run(path: str) -> None:
+    """With the public names, and what stands for the author's own."""
+    modules = (opencode_mcp, opencode_mcp.testing)
+    public = {name: getattr(module, name) for module in modules for name in module.__all__}
+    for example in DOCSTRINGS[path]:
+        names = {**public, "pytest": pytest, "Path": Path, "FilePublisher": opencode_mcp.testing.Publisher}
+        code = compile(dedent(example), path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        found = eval(code, names)
+        if inspect.iscoroutine(found):
+            asyncio.run(asyncio.wait_for(found, 60))
 
 
 # What it names exists: commands and their options.

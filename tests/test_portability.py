@@ -29,7 +29,7 @@ CONNECTED = PROGRAM.format(name="opencode-connected", module="opencode_mcp.conne
 POSIX_ONLY = {
     *(f"opencode_mcp.connect.{name}" for name in ("child", "cleanup", "leaving", "report", "sessions")),
     *(f"opencode_mcp.connect.{name}" for name in ("slots", "start", "status", "supervise", "terminal")),
-    *(f"opencode_mcp.connect.{name}" for name in ("beside", "place", "plan", "turn", "wish")),
+    *(f"opencode_mcp.connect.{name}" for name in ("beside", "place", "plan", "leadership", "wish")),
     "opencode_mcp.state.records",
     "opencode_mcp.testing.fleet",  # the processes behind the benchmarks
 }

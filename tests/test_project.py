@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -226,6 +227,48 @@ def test_only_the_job_that_publishes_may_prove_who_it_is() -> None:
     assert "id-token: write" in publish
     assert "environment: pypi" in publish
     assert "run:" not in publish
+
+
+def guard() -> str:
+    """The script of the release that refuses sentences which a release makes untrue."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text("utf-8"))
+    [script] = [one["run"] for one in workflow["jobs"]["build"]["steps"] if "git grep" in one.get("run", "")]
+    return script
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("README.md", "The first release is not on PyPI yet.", 1),
+        ("docs/plugins.md", "since it is Not on PyPI yet", 1),
+        ("core/scaffold.py", "BEFORE_THE_RELEASE = 1", 1),
+        ("core/README.md.template", "$before_the_release", 1),
+        ("README.md", "pip install opencode-mcp", 0),
+        ("CONTRIBUTING.md", "remove BEFORE_THE_RELEASE", 0),
+        (".github/workflows/release.yml", "not on PyPI yet", 0),
+    ],
+)
+def test_a_release_is_refused_while_a_sentence_says_that_there_is_none(
+    tmp_path: Path, name: str, text: str, code: int
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    for command in ("git init -q", "git add ."):
+        subprocess.run(command.split(), cwd=tmp_path, check=True)
+    ended = subprocess.run(
+        ["bash", "-e", "-c", guard()], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == code
+    assert (f"{name}:1:" in ended.stdout) == bool(code)
+
+
+def test_what_the_first_release_makes_untrue_is_listed() -> None:
+    untrue = re.compile("not on PyPI yet|BEFORE_THE_RELEASE", re.IGNORECASE)
+    known = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    elsewhere = {"CONTRIBUTING.md", ".github/workflows/release.yml", "tests/test_project.py"}
+    found = {name for name, text in tracked_text() if untrue.search(text)} - elsewhere
+    assert sorted(name for name in found if f"`{name}`" not in known) == []
 
 
 def test_a_release_is_made_of_a_version_that_the_changelog_knows() -> None:

@@ -24,7 +24,10 @@ from support.services import register_fake
 
 pytestmark = pytest.mark.anyio
 
-HEALTHY = b'HTTP/1.1 200 OK\r\ncontent-length: 37\r\n\r\n{"healthy":true,"version":"1.18.33"} '
+HEALTHY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: Application/JSON; charset=utf-8\r\ncontent-length: 37\r\n\r\n"
+    b'{"healthy":true,"version":"1.18.33"} '
+)
 
 
 async def asked(url: str, *, seconds: float = 5, password: str | None = None) -> str:
@@ -132,11 +135,23 @@ async def test_somebody_else_is_no_opencode(answer: bytes) -> None:
 
 async def test_a_version_is_shown_as_one_short_line() -> None:
     body = b'{"version":"1\\u001b[31m\\n2%s"}' % (b"x" * 200)
-    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
     async with answering(head + body) as url:
         version = await asked(url)
     assert version.isprintable()
     assert len(version) == 40
+
+
+@pytest.mark.parametrize(
+    "kind", [b"", b"content-type: text/html\r\n", b"content-type: application/jsonp\r\n"]
+)
+async def test_what_does_not_call_itself_json_is_no_answer(kind: bytes) -> None:
+    body = b'{"healthy":true,"version":"1.18.33","pid":7}'
+    async with answering(
+        b"HTTP/1.1 200 OK\r\n%scontent-length: %d\r\n\r\n" % (kind, len(body)) + body
+    ) as url:
+        with pytest.raises(ProtocolError, match="not an OpenCode server"):
+            await asked(url)
 
 
 @pytest.fixture
@@ -147,6 +162,22 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def presence_of(url: str, password: str | None = None) -> Presence:
     return Presence(url, username="opencode", password=password, started_here=False)
+
+
+async def test_who_had_the_port_first_of_one_that_runs_gets_the_password_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    owner = 4711
+    monkeypatch.setattr(presences, "listening_user", lambda url: owner)
+    monkeypatch.setattr("opencode_mcp.opencode.strangers.peer_user", lambda connection: owner)
+    async with FakeOpenCode(password="pw").serve() as fake:
+        presence = presence_of(fake.url, "pw")
+        await presence.appears()
+        assert (presence.problem, presence.guarded, presence.owner) == ("", True, 4711)
+        owner = 4712
+        with anyio.fail_after(5):
+            await presence.vanishes()
+        assert "uid 4712" in presence.problem
 
 
 async def test_it_appears_as_soon_as_it_answers() -> None:

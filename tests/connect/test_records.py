@@ -18,13 +18,14 @@ from opencode_mcp.state.records import Record, running
 
 
 def record_of(slot: Slot, **changes: Any) -> Record:
-    endpoint = Endpoint(id=slot.id, name=slot.name, url="http://127.0.0.1:4096", directory="/work")
+    endpoint = Endpoint(id=slot.id, name=slot.name, url="http://127.0.0.1:4096", directory="/srv/project")
     made = Record.of(
         endpoint,
         url=endpoint.url,
         log=slot.log,
         places={"local-relay": "/tmp/registry"},
         transports={"local-relay": "announced"},
+        owner=4711,
     )
     return dataclasses.replace(made, **changes)
 

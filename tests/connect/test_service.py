@@ -266,6 +266,23 @@ def test_the_password_goes_to_nobody_but_the_process_of_the_file(second: Connect
         leave(second, started)
 
 
+def test_a_file_that_was_left_behind_is_no_service_though_its_process_number_is_in_use(
+    second: Connected,
+) -> None:
+    """As after the computer, or a container, was started again."""
+    second.opencode("service", "start")
+    told = second.told()
+    os.kill(told["pid"], signal.SIGKILL)
+    eventually(lambda: not second.processes())
+    _change(second.service, pid=os.getpid())
+    os.utime(second.service, (1, 1))
+    with second.started(program=NIMBLE) as started:
+        assert second.registration()["name"] == HOST, "it was started again"
+        assert second.told()["pid"] not in (told["pid"], os.getpid())
+        assert "has ended well, but" not in second.logs()
+        leave(second, started)
+
+
 @pytest.mark.parametrize("localhost", [False, True])
 def test_a_service_can_be_attached_to_without_knowing_its_password(
     second: Connected, localhost: bool

@@ -116,14 +116,14 @@ REFUSED = {
         "    raise ValueError('no luck')",
         (
             "Plugin 'import-error' (from import-error-dist 0.7, transport_import_error) is broken: "
-            "ValueError: no luck. To mend it: pip install --force-reinstall import-error-dist"
+            "ValueError: no luck. Install it afresh: pip install --force-reinstall import-error-dist"
         ),
     ),
     "missing-dependency": (
         "    import surely_missing.part",
         (
             "Plugin 'missing-dependency' (from missing-dependency-dist 0.7, transport_missing_dependency) is "
-            "broken: ModuleNotFoundError: No module named 'surely_missing'. To mend it: pip install "
+            "broken: ModuleNotFoundError: No module named 'surely_missing'. Install it afresh: pip install "
             "--force-reinstall missing-dependency-dist (it needs the module 'surely_missing')"
         ),
     ),
@@ -139,7 +139,7 @@ REFUSED = {
         "    @hookimpl\n    def opencode_mcp_transports():\n        raise OSError('no disk')",
         (
             "Plugin 'hook-raises' (from hook-raises-dist 0.7, transport_hook_raises) is broken: "
-            "OSError: no disk. To mend it: pip install --force-reinstall hook-raises-dist"
+            "OSError: no disk. Install it afresh: pip install --force-reinstall hook-raises-dist"
         ),
     ),
     "misspelled": (
@@ -163,7 +163,7 @@ async def test_a_selected_transport_that_is_broken_is_told_in_one_line_and_nothi
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
     assert line.startswith(f"opencode-mcp: {message}")
-    assert "mend it" in line or "pdate" in line
+    assert "nstall it" in line or "pdate" in line
     assert not fake.requests
 
 
@@ -207,7 +207,7 @@ async def test_code_that_hangs_as_it_is_loaded_is_given_up_after_ten_seconds(
         (line,) = ended.err.splitlines()
         assert line.startswith(f"opencode-mcp: Plugin '{name}' (from {name}-dist 0.7, ")
         assert "has not returned within 10 s" in line
-        assert line.endswith(f"To mend it: pip install --force-reinstall {name}-dist")
+        assert line.endswith(f"Install it afresh: pip install --force-reinstall {name}-dist")
 
     async def installed() -> None:
         ended = await run(command, hooks, "instances", "--json")

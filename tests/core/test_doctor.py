@@ -90,7 +90,7 @@ async def test_what_is_broken_is_said_with_the_step_and_the_fix_and_exit_code_1(
     assert told[at + 1 : at + 4] == [
         "✓ admitted ✓ route ✓ reachable ✗ authenticated - api - events - round trip",
         "authenticated: It wants a password: set OPENCODE_SERVER_PASSWORD.",
-        "fix: export OPENCODE_SERVER_PASSWORD='...', the one that it was started with",
+        "fix: Give the password that it was started with: export OPENCODE_SERVER_PASSWORD='...'",
     ]
     assert told[-1] == "Something is broken, see ✗ above: 1 of 2 endpoints can be used."
 

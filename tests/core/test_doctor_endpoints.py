@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from core.doctor_parts import broken, examined, install_listed, listed, only_endpoint, prepared_site, states
+from opencode_mcp import Endpoint
 from opencode_mcp.doctor import State
+from opencode_mcp.doctor.judge import mended
+from opencode_mcp.errors import LocalError
 from opencode_mcp.testing import FakeOpenCode, Fault
 from support.distributions import Site
 
@@ -146,6 +149,26 @@ async def test_a_stream_that_is_of_no_use_is_a_warning_since_it_is_polled(
     assert one.round_trip_ms is not None
 
 
+async def test_an_event_that_is_too_large_is_a_warning_with_what_helps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("opencode_mcp.opencode.http.MAX_EVENT", 10)
+    async with FakeOpenCode().serve() as fake:
+        monkeypatch.setenv("LISTED_ENDPOINTS", listed(fake))
+        one = only_endpoint(await examined())
+    step = broken(one.steps, State.WARNING)
+    assert step.name == "events"
+    assert "more than 10 bytes, too much to be read. So it is asked every 2 s instead" in step.detail
+    assert step.fix.endswith("go on in a new session.")
+
+
+@pytest.mark.parametrize(
+    ("told", "fix"),
+    [("Raise the limit on open files (`ulimit -n`).", "ulimit -n 4096"), ("Network is down.", "is up")],
+)
+def test_what_is_wrong_with_this_machine_has_a_mend_whatever_it_is(told: str, fix: str):
+    endpoint = Endpoint(id="one", name="one", url="http://127.0.0.1:9")
+    assert fix in mended(LocalError(f"This machine cannot connect: {told}"), endpoint, None, "")
+
+
 async def test_a_stream_that_fails_is_a_failure(monkeypatch: pytest.MonkeyPatch):
     async with FakeOpenCode().serve() as fake:
         fake.fault, fake.fault_path = Fault.HTML, "/global/event"
@@ -176,7 +199,7 @@ async def test_a_wrong_password_is_told_as_refused(monkeypatch: pytest.MonkeyPat
         one = only_endpoint(await examined())
     assert states(one.steps) == passed("authenticated")
     assert "refuses our user name and password" in broken(one.steps).detail
-    assert "export OPENCODE_SERVER_PASSWORD=" in broken(one.steps).fix
+    assert broken(one.steps).fix.endswith(": export OPENCODE_SERVER_PASSWORD='...'")
 
 
 async def test_who_is_not_vouched_for_never_gets_the_password(monkeypatch: pytest.MonkeyPatch):
@@ -204,7 +227,7 @@ async def test_a_plugins_credentials_are_used(site: Site, monkeypatch: pytest.Mo
         monkeypatch.setenv("LISTED_ENDPOINTS", listed(fake, vouched=False))
         report = await examined()
     assert only_endpoint(report).state is State.OK
-    assert [step.detail for step in report.steps if step.name == "hooks"] == ["keys"]
+    assert [step.detail for step in report.steps if step.name == "hooks"] == ["in force: keys"]
 
 
 KNOWN = """
@@ -246,6 +269,23 @@ async def test_refused_credentials_of_its_transport_are_told_as_such(
     step = broken(one.steps)
     assert step.detail == "It refuses the user name and password that its transport knows."
     assert "OPENCODE_SERVER_PASSWORD is not what counts there" in step.fix
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whose a port is")
+async def test_a_port_that_another_user_has_is_told_with_what_its_transport_says_to_do(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OPENCODE_SERVER_PASSWORD", "hunter2")
+    monkeypatch.setattr("opencode_mcp.opencode.strangers.peer_user", lambda connection: 4712)
+    install_listed(site, KNOWN.replace("GIVEN", "users={4711}, mend='Ask them.'"), name="known")
+    async with FakeOpenCode(password="hunter2").serve() as fake:
+        monkeypatch.setenv("LISTED_ENDPOINTS", listed(fake))
+        one = only_endpoint(await examined("known"))
+    assert states(one.steps) == passed("authenticated")
+    step = broken(one.steps)
+    port = fake.url.rpartition(":")[2]
+    assert step.detail == f"Another user of this machine (uid 4712) has port {port}, and gets no password."
+    assert step.fix == "Ask them."
 
 
 @pytest.mark.parametrize(
@@ -307,7 +347,9 @@ async def test_one_that_a_policy_keeps_out_is_said_to_be_and_nobody_talks_to_it(
     kept_out, admitted = report.endpoints
     assert (report.state, kept_out.state, admitted.state) == (State.OK, State.SKIPPED, State.OK)
     assert set(states(kept_out.steps).values()) == {"skipped"}
-    assert kept_out.steps[0].detail == "A plugin's policy keeps it out of the fleet."
+    assert kept_out.steps[0].detail == (
+        "The policy of plugin policy (from dist 1.0) keeps it out of the fleet."
+    )
     assert "settings of that plugin" in kept_out.steps[0].fix
     assert not fake.requests
 
@@ -320,11 +362,20 @@ async def test_a_policy_that_fails_is_a_failure_with_its_plugins_name(
     monkeypatch.setenv("LISTED_ENDPOINTS", listed("http://127.0.0.1:9"))
     report = await examined()
     assert report.state is State.FAILED
-    assert only_endpoint(report).state is State.SKIPPED
     told = broken(report.steps)
-    assert told.name == "hooks"
-    assert "policy (from dist-policy 1.0)" in told.detail
-    assert "opencode_mcp_instance_admit failed with KeyError" in told.detail
+    hook = "opencode_mcp_instance_admit"
+    assert (told.name, told.detail) == (
+        "hooks",
+        f"in force: policy. Plugin policy (from dist-policy 1.0): its hook {hook} failed with KeyError.",
+    )
+    assert told.fix == "If that is its own defect, update that package, or uninstall it."
+    kept_out = only_endpoint(report)
+    assert kept_out.state is State.FAILED
+    step = broken(kept_out.steps)
+    assert step.detail == (
+        "The policy of plugin policy (from dist-policy 1.0) failed, and that keeps it out of the fleet."
+    )
+    assert step.fix == told.fix
     assert "hunter2" not in str(report)
 
 
@@ -339,7 +390,7 @@ async def test_all_hooks_that_fail_are_told_beside_those_in_force(
     report = await examined()
     (told,) = [step for step in report.steps if step.name == "hooks"]
     assert told.state is State.FAILED
-    for plugin in ("'bad' (from dist-bad 1.0, bad)", "plugin one", "plugin two"):
+    for plugin in ("'bad' (from dist-bad 1.0, bad)", "Plugin one", "Plugin two"):
         assert plugin in told.detail
     assert "lets everybody join" in told.fix
     assert told.milliseconds is not None

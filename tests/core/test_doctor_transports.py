@@ -69,7 +69,7 @@ async def test_one_that_is_missing_is_told_with_those_installed_and_how_to_get_i
     one = only_transport(await examined("lisetd"))
     assert states(one.steps) == passed("installed")
     assert "'lisetd', which is not installed. Installed: local-relay, mdns, tailscale" in one.steps[0].detail
-    assert "pip install opencode-mcp-lisetd" in one.steps[0].fix
+    assert one.steps[0].fix == "Correct TRANSPORT, or install the package that brings it."
     assert (one.distribution, one.version) == ("?", "?")
 
 
@@ -102,7 +102,7 @@ async def test_one_that_cannot_be_imported_is_told_with_its_package_and_the_mend
     step = broken(one.steps)
     assert "'bad' (from dist-bad 1.2.3, bad)" in step.detail
     assert detail in step.detail
-    assert step.fix.startswith("pip install ")
+    assert step.fix.startswith("Install it afresh: pip install ")
     assert fix in step.fix
 
 
@@ -452,4 +452,5 @@ async def test_a_broken_plugin_with_hooks_is_told_and_the_transports_are_examine
     assert step.name == "hooks"
     assert "Plugin 'policy' (from dist-bad 1.0, policy) is broken" in step.detail
     assert "lets everybody join" in step.fix
+    assert "Install it afresh: pip install --force-reinstall dist-bad" in step.fix
     assert only_transport(report).state is State.WARNING

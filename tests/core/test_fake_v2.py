@@ -1033,6 +1033,20 @@ async def test_the_preview_has_other_routes_for_forms():
         await events.one("session.execution.interrupted")
 
 
+@both
+async def test_forms_can_be_listed_by_location_alone_or_nowhere(preview: bool):
+    here = "/api/form/request" if preview else "/api/form"
+    fake = FakeOpenCode(HERE, generation=2, preview=preview, form_lists="location")
+    async with served(fake) as server, questioning(server) as (_, session, form):
+        assert (await server.get(here))["data"] == [form]
+        assert await server.refused("GET", f"/api/session/{session}/form") == (404, {})
+        assert (await server.get(f"/api/session/{session}/form/{form['id']}"))["data"]["id"] == form["id"]
+    fake = FakeOpenCode(HERE, generation=2, preview=preview, form_lists="nowhere")
+    async with served(fake) as server, questioning(server) as (_, session, _):
+        assert await server.refused("GET", here) == (404, {})
+        assert await server.refused("GET", f"/api/session/{session}/form") == (404, {})
+
+
 async def test_who_waits_for_a_session_is_told_of_every_end(server: Subject):
     fake = server.fake
     for end in ("idle", "turn", "deletion"):

@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import sys
 from typing import Any
 
 import anyio
 import httpx2
 import pytest
 
-from opencode_mcp import Instance, Route, Status, TransportError, hookimpl
+from opencode_mcp import Instance, Route, Status, TransportError, hookimpl, opencode_auth
 from opencode_mcp.errors import RequestError
 from opencode_mcp.fleet.pace import Pace
 from opencode_mcp.model import Activity
@@ -465,6 +466,59 @@ async def test_a_password_that_an_unvouched_server_wants_is_explained(make_fake:
         listed.publish(endpoint(fake, vouched=False))
         await until(lambda: status(fleet) == "needs credentials")
         assert "does not vouch" in only(fleet).instance.detail
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+async def test_a_refusal_of_what_the_transport_knows_is_not_blamed_on_the_settings(
+    vouched: bool, make_fake: MakeFake
+):
+    class Knows(Listed):
+        def connect(self, endpoint):
+            @contextlib.asynccontextmanager
+            async def route():
+                yield Route(base_url=endpoint.url, auth=opencode_auth("wrong"))
+
+            return route()
+
+    fake, listed = make_fake(password="right"), Knows()
+    async with fake.serve(), running_fleet(listed, server_password="right") as fleet:
+        listed.publish(endpoint(fake, vouched=vouched))
+        await until(lambda: status(fleet) == "needs credentials")
+        detail = only(fleet).instance.detail
+        assert detail == "It refuses the user name and password that its transport knows."
+
+
+async def test_a_password_of_the_settings_that_is_refused_is_blamed_on_them(make_fake: MakeFake):
+    fake, listed = make_fake(password="right"), Listed()
+    async with fake.serve(), running_fleet(listed, server_password="wrong") as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: status(fleet) == "needs credentials")
+        assert "check OPENCODE_SERVER_USERNAME" in only(fleet).instance.detail
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whose a port is")
+async def test_a_password_is_kept_from_another_user_who_has_the_port_and_nothing_is_forgotten(
+    make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch
+):
+    class Careful(Listed):
+        def connect(self, endpoint):
+            @contextlib.asynccontextmanager
+            async def route():
+                yield Route(base_url=endpoint.url, users={4711}, mend="Ask them.")
+
+            return route()
+
+    fake, listed = make_fake(password="right"), Careful()
+    listed.forget_after_seconds = 0.01
+    monkeypatch.setattr("opencode_mcp.opencode.strangers.peer_user", lambda connection: 4712)
+    async with fake.serve(), running_fleet(listed, server_password="right") as fleet:
+        listed.publish(endpoint(fake))
+        await until(lambda: status(fleet) == "needs credentials")
+        assert "(uid 4712)" in only(fleet).instance.detail
+        assert only(fleet).instance.detail.endswith(" Ask them.")
+        monkeypatch.setattr("opencode_mcp.opencode.strangers.peer_user", lambda connection: 4711)
+        await until(lambda: status(fleet) == "online")
+        assert listed.forgotten == []
 
 
 async def test_a_plugins_password_is_sent_where_nobody_vouches_and_only_when_it_is_asked_for(

@@ -9,13 +9,11 @@ from typing import Any
 import anyio
 import pytest
 
-from opencode_mcp import Activity, Endpoint, Route, Session, Status, TransportError, opencode_auth
+from opencode_mcp import Activity, Endpoint, Route, Session, Status
 from opencode_mcp.conversation import Conversation, Reply
 from opencode_mcp.conversation.listening import Silent
 from opencode_mcp.errors import ConversationError
 from opencode_mcp.fleet import Fleet
-from opencode_mcp.opencode.detect import detect
-from opencode_mcp.opencode.http import Http
 from opencode_mcp.testing import Ask, FakeOpenCode, Fault, Gate, Question, ToolCall
 from opencode_mcp.testing import Reply as Says
 from support.fleets import FAST, Listed, endpoint, only, running_fleet, status, until
@@ -631,29 +629,6 @@ async def test_an_event_that_comes_twice_is_heard_once(make: MakeFake):
             await until(lambda: "twice" in sent.heard)
             gate.open()
         assert sent.heard.count("twice") == 1
-
-
-async def test_before_each_question_with_a_password_it_is_made_sure_who_gets_it():
-    fake = CURRENT()
-    asked, ours = list[int](), True
-
-    async def ready() -> None:
-        asked.append(len(fake.requests))
-        if not ours:
-            raise TransportError("Somebody else has the port.")
-
-    async with fake.serve():
-        route = Route(base_url=fake.url, auth=opencode_auth(PASSWORD), ready=ready)
-        async with Http(route, seconds=5, vouched=True, auth=route.auth) as http:
-            api = await detect(http)
-            before = len(asked)
-            await api.ping()
-            assert len(asked) == before + 1
-            ours = False
-            sent = len(fake.requests)
-            with pytest.raises(TransportError, match="Somebody else"):
-                await api.ping()
-            assert len(fake.requests) == sent
 
 
 # Together

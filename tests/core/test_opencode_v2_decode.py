@@ -359,6 +359,7 @@ def test_a_moment_that_is_missing_changes_nothing():
 
 def test_what_is_remembered_of_a_server_that_never_ends_is_bounded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(v2_events, "_KEPT", 20)
+    monkeypatch.setattr(v2_events, "_REMEMBERED", 100)
     events = Events()
     huge = "x" * 100_000
     for number in range(100):
@@ -374,6 +375,16 @@ def test_what_is_remembered_of_a_server_that_never_ends_is_bounded(monkeypatch: 
     }
     characters = sum(len(key) + len(one.tool) + len(one.title) for key, one in kept["_tools"].items())
     assert characters < 20 * 500
+
+
+def test_an_event_that_comes_again_after_hundreds_of_others_is_heard_once():
+    events, again = Events(), of("execution.started")
+    assert list(events.read(again)) == [BUSY, TOUCHED]
+    for _ in range(999):
+        events.read(of("usage.updated"))
+    assert list(events.read(again)) == [Alive()]
+    events.read(of("usage.updated"))
+    assert list(events.read(again)) == [BUSY, TOUCHED], "what is remembered is bounded"
 
 
 def test_sessions_come_newest_first_without_archived_ones():

@@ -98,7 +98,7 @@ def test_an_unknown_transport_is_told_with_those_installed_and_how_to_get_it(sit
     assert refused("mdsn") == (
         "TRANSPORT asks for 'mdsn', which is not installed. "
         "Installed: local-relay, mdns, semaphore, tailscale. "
-        "If it is one of the official transports: pip install opencode-mcp-mdsn"
+        "Correct TRANSPORT, or install the package that brings it."
     )
 
 
@@ -160,7 +160,7 @@ def test_a_broken_transport_is_told_with_its_distribution_the_cause_and_the_mend
     assert told.startswith(
         f"Plugin 'semaphore' (from opencode-mcp-semaphore 1.2.3, semaphore) is broken: {reason}"
     )
-    assert "To mend it: pip install --force-reinstall opencode-mcp-semaphore" in told
+    assert "Install it afresh: pip install --force-reinstall opencode-mcp-semaphore" in told
     assert row("semaphore").problem == told
 
 
@@ -196,7 +196,7 @@ def test_a_transport_that_hangs_is_given_up_and_told_like_any_broken_one(
     site.install("dist", transports={"semaphore": "semaphore"}, modules={"semaphore": source})
     assert refused("semaphore") == (
         "Plugin 'semaphore' (from dist 1.0, semaphore) is broken: TimeoutError: it has not returned within "
-        "0.1 s. To mend it: pip install --force-reinstall dist"
+        "0.1 s. Install it afresh: pip install --force-reinstall dist"
     )
 
 
@@ -225,7 +225,7 @@ def test_a_policy_that_hangs_on_import_is_left_out_and_the_others_are_in_force(
 )
 def test_a_time_out_of_a_plugins_own_is_told_in_its_own_words(site: Site, source: str):
     site.install("dist", transports={"semaphore": "semaphore"}, modules={"semaphore": source})
-    assert "is broken: TimeoutError: no luck. To mend it" in refused("semaphore")
+    assert "is broken: TimeoutError: no luck. Install it afresh" in refused("semaphore")
 
 
 def test_a_missing_dependency_is_named_and_a_missing_part_of_the_plugin_itself_is_not(site: Site):
@@ -431,7 +431,7 @@ def assert_refused(ended: Outcome, *parts: str) -> None:
 def test_the_command_refuses_an_unknown_transport_in_one_line(command: Command):
     ended = command("instances", TRANSPORT="mdsn")
     assert_refused(
-        ended, "TRANSPORT asks for 'mdsn'", "Installed: local-relay, mdns, tailscale.", "pip install"
+        ended, "TRANSPORT asks for 'mdsn'", "Installed: local-relay, mdns, tailscale.", "Correct TRANSPORT"
     )
 
 
@@ -495,7 +495,11 @@ def test_transports_lists_the_good_and_the_broken_and_what_is_missing(command: C
     assert lines[3][:3] == ["mdns", "opencode-mcp-mdns", version("opencode-mcp-mdns")]
     assert lines[4] == ["semaphore", "yes", "opencode-mcp-semaphore", "1.0", "Finds", "nothing"]
     assert lines[5][:3] == ["tailscale", "opencode-mcp-tailscale", version("opencode-mcp-tailscale")]
-    assert ended.out.splitlines()[6:] == ["TRANSPORT asks for 'missing', which is not installed."]
+    installed = "broken, local-relay, mdns, semaphore, tailscale"
+    mend = "Correct TRANSPORT, or install the package that brings it."
+    assert ended.out.splitlines()[6:] == [
+        f"TRANSPORT asks for 'missing', which is not installed. Installed: {installed}. {mend}"
+    ]
     ended = command("transports", "--json", TRANSPORT=selected, PYTHONPATH=str(site.path))
     assert (ended.code, ended.err) == (0, "")
     rows = {one["name"]: one for one in json.loads(ended.out)}
@@ -518,7 +522,7 @@ def test_transports_lists_the_good_and_the_broken_and_what_is_missing(command: C
 def test_a_selected_transport_that_is_not_installed_is_a_broken_row_of_its_own():
     (row,) = missing_transports(["local-relay", "nowhere"])
     assert (row.name, row.selected) == ("nowhere", True)
-    assert row.problem == "TRANSPORT asks for 'nowhere', which is not installed."
+    assert row.problem == refused("nowhere")
 
 
 def test_an_error_that_cannot_say_what_it_is_costs_that_plugin_only(

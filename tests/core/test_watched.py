@@ -16,7 +16,7 @@ from support.fleets import Listed, endpoint, running_fleet, until
 
 pytestmark = pytest.mark.anyio
 
-MEND = "To mend it: pip install -U opencode-mcp-semaphore"
+MEND = "Update it: pip install -U opencode-mcp-semaphore"
 SOURCE = "transport semaphore (from opencode-mcp-semaphore 1.0)"
 LONG = 30.0
 

@@ -13,7 +13,7 @@ SSH = {
     *("control", "ending", "entry", "login", "outside", "process", "relay", "remote", "script", "ssh"),
     "tunnel",
 }
-FINDING = {"ports", "registry", "services", "watching"}
+FINDING = {"registry", "services", "users", "watching"}
 
 USING = """
 import os, sys, anyio

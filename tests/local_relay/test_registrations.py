@@ -113,6 +113,7 @@ async def test_what_is_no_registration_is_left_out_and_left_alone(registry: Path
     (rejection,) = transport.rejected()
     assert rejection.source == str(bad)
     assert reason in rejection.reason
+    assert rejection.reason.endswith("remove it")
     assert bad.read_bytes() == content
 
 
@@ -170,7 +171,9 @@ async def test_directories_pipes_and_sockets_are_left_out_without_blocking(regis
     transport = relay(registry)
     with anyio.fail_after(5):
         assert ids_of(await transport.discover()) == ["good"]
-    assert [rejection.reason for rejection in transport.rejected()] == ["it is not a regular file"] * 3
+    assert [rejection.reason for rejection in transport.rejected()] == [
+        "it is not a regular file; remove it"
+    ] * 3
 
 
 async def test_a_pipe_that_takes_the_place_of_a_file_while_it_is_opened_does_not_block(
@@ -189,7 +192,7 @@ async def test_a_pipe_that_takes_the_place_of_a_file_while_it_is_opened_does_not
     transport = relay(registry)
     with anyio.fail_after(5):
         assert await transport.discover() == ()
-    assert [rejection.reason for rejection in transport.rejected()] == ["it is not a regular file"]
+    assert [rejection.reason for rejection in transport.rejected()] == ["it is not a regular file; remove it"]
 
 
 async def test_a_link_that_takes_the_place_of_a_file_while_it_is_opened_is_not_followed(
@@ -250,7 +253,10 @@ async def test_a_file_that_may_not_be_read_is_left_out(
     monkeypatch.setattr(os, "open", refuse)
     transport = relay(registry)
     assert ids_of(await transport.discover()) == ["good"]
-    assert transport.rejected()[0].reason == "it cannot be read: Permission denied"
+    assert (
+        transport.rejected()[0].reason
+        == "it cannot be read: Permission denied; run `chmod u+r` on it, or remove it"
+    )
 
 
 async def test_a_file_that_goes_while_it_is_looked_at_is_no_matter(

@@ -82,6 +82,9 @@ def test_what_it_writes_passes_its_tests_before_the_first_edit(
     assert " passed" in tested.out
     listed = uv("run", "opencode-mcp", "transports", cwd=package, UV_FIND_LINKS=links, TRANSPORT="my-cloud")
     assert "my-cloud   yes       opencode-mcp-my-cloud 0.1.0" in listed.out
+    told = uv("run", "opencode-mcp", "doctor", cwd=package, UV_FIND_LINKS=links, TRANSPORT="my-cloud")
+    assert "Nothing is broken, but no endpoint was found." in told.out
+    assert "fix: Write a line into ~/.config/opencode-mcp/my-cloud.txt: " in told.out
     built = uv("build", "--quiet", cwd=package)
     assert built.err == ""
 
@@ -89,11 +92,12 @@ def test_what_it_writes_passes_its_tests_before_the_first_edit(
 def test_it_says_in_five_lines_what_to_do_next(place: Path):
     ended = command("my-cloud", "--into", "my cloud")
     assert (ended.code, ended.err) == (0, "")
-    first, *rest = ended.out.splitlines()
+    first, before, *rest = ended.out.splitlines()
     assert first.startswith("Wrote 'my cloud': ")
+    assert before == BEFORE_THE_RELEASE  # the command after it fails without
     assert rest[0] == "  cd 'my cloud' && uv run pytest"
     assert "src/opencode_mcp_my_cloud/__init__.py" in rest[1]
-    assert rest[2:] == ["  TRANSPORT=my-cloud uv run opencode-mcp doctor", BEFORE_THE_RELEASE]
+    assert rest[2:] == ["  TRANSPORT=my-cloud uv run opencode-mcp doctor"]
     assert "UV_FIND_LINKS" in BEFORE_THE_RELEASE
     assert BEFORE_THE_RELEASE in (place / "my cloud/README.md").read_text("utf-8")
     assert files_in(place / "my cloud") == FILES

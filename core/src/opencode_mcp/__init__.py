@@ -24,7 +24,7 @@ from opencode_mcp.opencode.credentials import opencode_auth
 from opencode_mcp.opencode.recognise import Recognised, recognise
 from opencode_mcp.settings import Settings, variable
 from opencode_mcp.state.announced import announced_here
-from opencode_mcp.state.listening import listening_user
+from opencode_mcp.state.listening import listening_user, peer_user
 from opencode_mcp.state.services import LocalService, local_services, services_directory
 from opencode_mcp.text import clean_line, clean_text
 from opencode_mcp.transport import (
@@ -68,6 +68,7 @@ __all__ = [
     "listening_user",
     "local_services",
     "opencode_auth",
+    "peer_user",
     "recognise",
     "services_directory",
     "variable",

@@ -12,7 +12,17 @@ class SettingsError(OpenCodeMCPError):
 
 
 class PluginError(OpenCodeMCPError):
-    """A plugin that was asked for is missing, broken or made for another contract."""
+    """A plugin that was asked for is missing, broken or made for another contract.
+
+    Attributes:
+        told: What is wrong, as a sentence.
+        mend: What to do about it; empty if nobody knows.
+    """
+
+    def __init__(self, told: str, mend: str = "") -> None:
+        super().__init__(f"{told} {mend}".rstrip())
+        self.told = told
+        self.mend = mend
 
 
 class TransportError(OpenCodeMCPError):
@@ -41,6 +51,20 @@ class CredentialsError(OpenCodeMCPError):
     def __init__(self, message: str, *, as_opencode: bool = False) -> None:
         super().__init__(message)
         self.as_opencode = as_opencode
+
+
+class StrangerError(CredentialsError):
+    """Another user of this machine holds the other end of a connection, so no credentials go there.
+
+    Attributes:
+        told: What is wrong, as a sentence.
+        mend: What to do about it, as sentences; empty if nobody knows.
+    """
+
+    def __init__(self, told: str, mend: str = "") -> None:
+        super().__init__(f"{told} {mend}".rstrip())
+        self.told = told
+        self.mend = mend
 
 
 class ProtocolError(OpenCodeMCPError):

@@ -1,7 +1,7 @@
 """What the rooms talk about: endpoints and routes from a transport, instances and sessions for people."""
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -96,7 +96,10 @@ class Route:
             count before those of the `auth` hook and of the settings. See `opencode_auth`.
         pid: The process that has to answer there, an OpenCode 2.x; None if that is not known.
         version: The version that it has to say; empty if that is not known.
-        ready: Called each time before credentials are sent; it raises if somebody else would get them.
+        users: The users of this machine, by id, whose programs may get credentials: the other end of each
+            connection that they are sent over is looked at (see `peer_user`). None if that does not matter.
+            Not together with `transport`.
+        mend: What to do if another user has the port, as sentences.
     """
 
     base_url: str
@@ -105,7 +108,13 @@ class Route:
     auth: "httpx2.Auth | None" = dataclasses.field(default=None, repr=False)
     pid: int | None = None
     version: str = ""
-    ready: "Callable[[], Awaitable[None]] | None" = None
+    users: Collection[int] | None = None
+    mend: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what would not be looked at."""
+        if self.users is not None and self.transport is not None:
+            raise ValueError("`users` of a route with a `transport` of its own cannot be told")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pluggy
 
+from opencode_mcp import packages
 from opencode_mcp.errors import PluginError
 from opencode_mcp.hookspecs import PROJECT, InstanceSpec, TransportSpec
 from opencode_mcp.settings import Settings
@@ -23,6 +24,8 @@ from opencode_mcp.transport import CONTRACT_VERSION, TransportPlugin
 
 TRANSPORTS_GROUP = "opencode_mcp.transports"
 PLUGINS_GROUP = "opencode_mcp.plugins"
+OFFICIAL = ("local-relay", "mdns", "tailscale")
+"""The transports of this project, each in a package `opencode-mcp-<name>`."""
 
 _REASON_SHOWN = 500
 _PATIENCE_SECONDS = 10.0
@@ -87,7 +90,7 @@ class Plugins:
             return  # one module may bring several transports, and instance hooks besides
         if self._manager.has_plugin(name):
             raise PluginError(
-                f"There is another plugin {name!r}, which stays in force. Uninstall all but one of them."
+                f"There is another plugin {name!r}, which stays in force.", "Uninstall all but one of them."
             )
         try:
             self._manager.register(plugin, name=name)
@@ -98,8 +101,8 @@ class Plugins:
                 self._manager.unregister(name=name)
             reason = clean_line(_words(error), _REASON_SHOWN)
             raise PluginError(
-                f"Plugin {name!r} does not fit the hooks of opencode-mcp: {reason.removesuffix('.')}. "
-                "Update the package that brings it, or uninstall it."
+                f"Plugin {name!r} does not fit the hooks of opencode-mcp: {reason.removesuffix('.')}.",
+                "Update the package that brings it, or uninstall it.",
             ) from error
 
     def _require_plain_functions(self, plugin: object) -> None:
@@ -137,6 +140,8 @@ class Plugins:
                 transports.append(self._load_transport(name))
             except PluginError as error:
                 problems.append(error)
+        if len(problems) == 1:
+            raise problems[0]
         if problems:
             raise PluginError("\n".join(map(str, problems))) from problems[0]
         return transports
@@ -151,7 +156,7 @@ class Plugins:
         try:
             return self._called(entry.load)
         except (Exception, SystemExit) as error:
-            raise PluginError(_broken(entry, error)) from error
+            raise _broken(entry, error) from error
 
     def _descriptor(self, entry: EntryPoint, plugin: object) -> TransportPlugin[Any]:
         hooks = self._manager.hook.opencode_mcp_transports.get_hookimpls()
@@ -161,23 +166,23 @@ class Plugins:
                 lambda: [one for hook in found for one in hook()]
             )
         except (Exception, SystemExit) as error:
-            raise PluginError(_broken(entry, error)) from error
+            raise _broken(entry, error) from error
         for descriptor in descriptors:
             if not isinstance(descriptor, TransportPlugin):  # pyright: ignore[reportUnnecessaryIsInstance] - foreign code
-                raise PluginError(_broken(entry, "its hook returned something else than TransportPlugin"))
+                raise _broken(entry, "its hook returned something else than TransportPlugin")
             if descriptor.name != entry.name:
                 continue
             if descriptor.contract != CONTRACT_VERSION:
                 raise PluginError(
                     f"Transport {_named(entry)} was made for contract version "
                     f"{clean_line(repr(descriptor.contract), 20)}, this "
-                    f"opencode-mcp has version {CONTRACT_VERSION}. Update both: pip install -U "
-                    f"opencode-mcp-core {_distribution(entry)}"
+                    f"opencode-mcp has version {CONTRACT_VERSION}.",
+                    f"Update both: {packages.update('opencode-mcp-core', _distribution(entry))}",
                 )
             if not (isinstance(descriptor.settings, type) and issubclass(descriptor.settings, Settings)):  # pyright: ignore[reportUnnecessaryIsInstance] - foreign code
-                raise PluginError(_broken(entry, "its settings are no subclass of opencode_mcp.Settings"))
+                raise _broken(entry, "its settings are no subclass of opencode_mcp.Settings")
             return dataclasses.replace(descriptor, package=_package(entry))
-        raise PluginError(_broken(entry, f"its hook opencode_mcp_transports describes no {entry.name!r}"))
+        raise _broken(entry, f"its hook opencode_mcp_transports describes no {entry.name!r}")
 
 
 def installed_transports(selected: Sequence[str]) -> Sequence[InstalledTransport]:
@@ -208,7 +213,7 @@ def missing_transports(selected: Sequence[str]) -> Sequence[InstalledTransport]:
     rows: list[InstalledTransport] = []
     for name in selected:
         if not entry_points(group=TRANSPORTS_GROUP, name=name):
-            problem = f"TRANSPORT asks for {name!r}, which is not installed."
+            problem = str(_missing(name))
             row = InstalledTransport(name=name, distribution="?", version="?", selected=True, problem=problem)
             rows.append(row)
     return rows
@@ -217,29 +222,35 @@ def missing_transports(selected: Sequence[str]) -> Sequence[InstalledTransport]:
 def _find(name: str) -> EntryPoint:
     found = entry_points(group=TRANSPORTS_GROUP, name=name)
     if not found:
-        names = sorted({entry.name for entry in entry_points(group=TRANSPORTS_GROUP)})
-        raise PluginError(
-            f"TRANSPORT asks for {name!r}, which is not installed. "
-            f"Installed: {', '.join(names) or 'none'}. "
-            f"If it is one of the official transports: pip install opencode-mcp-{name}"
-        )
+        raise _missing(name)
     distributions = sorted({_distribution(entry) for entry in found})
     if len(distributions) > 1:
         raise PluginError(
-            f"TRANSPORT asks for {name!r}, which {' and '.join(distributions)} both bring. "
-            "Uninstall all but one of them."
+            f"TRANSPORT asks for {name!r}, which {' and '.join(distributions)} both bring.",
+            "Uninstall all but one of them.",
         )
     return next(iter(found))
 
 
-def _broken(entry: EntryPoint, why: BaseException | str) -> str:
+def _missing(name: str) -> PluginError:
+    installed = sorted({entry.name for entry in entry_points(group=TRANSPORTS_GROUP)})
+    mend = "Correct TRANSPORT, or install the package that brings it."
+    if name in OFFICIAL:
+        mend = f"Install it: {packages.install(f'opencode-mcp-{name}')}"
+    return PluginError(
+        f"TRANSPORT asks for {name!r}, which is not installed. Installed: {', '.join(installed) or 'none'}.",
+        mend,
+    )
+
+
+def _broken(entry: EntryPoint, why: BaseException | str) -> PluginError:
     reason = f"{type(why).__name__}: {_words(why)}" if isinstance(why, BaseException) else why
     reason = clean_line(reason, _REASON_SHOWN).removesuffix(":")
     missing = why.name if isinstance(why, ModuleNotFoundError) else None
-    mend = f"pip install --force-reinstall {_distribution(entry)}"
+    mend = f"Install it afresh: {packages.reinstall(_distribution(entry))}"
     if missing and missing.partition(".")[0] != entry.module.partition(".")[0]:
         mend = f"{mend} (it needs the module {missing!r})"
-    return f"Plugin {_named(entry)} is broken: {reason}. To mend it: {mend}"
+    return PluginError(f"Plugin {_named(entry)} is broken: {reason}.", mend)
 
 
 def _words(error: BaseException) -> str:

@@ -14,10 +14,10 @@ from opencode_mcp.plugins import TRANSPORTS_GROUP
 
 _NEXT = """\
 Wrote {place}: a transport that works, and its tests. What to do next:
+{before_the_release}
   cd {place} && uv run pytest
   put your own finding into src/{module}/__init__.py, and see what it finds:
   TRANSPORT={name} uv run opencode-mcp doctor
-{before_the_release}
 """
 
 

@@ -52,7 +52,7 @@ def transports(rows: Sequence[InstalledTransport], missing: Sequence[InstalledTr
         )
     console.print(table)
     for row in missing:
-        console.print(Text(row.problem, "red"))
+        console.print(Text(row.problem, "red"), soft_wrap=True)  # so that a command can be copied
 
 
 def transport_row(row: InstalledTransport) -> dict[str, Any]:

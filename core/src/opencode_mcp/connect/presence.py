@@ -1,7 +1,6 @@
 """Whether the OpenCode to be announced is there: asks it, often until it answers, then now and then."""
 
 import logging
-import os
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,8 +8,8 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
-from opencode_mcp.connect.known import Known, known_at
-from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, ProtocolError
+from opencode_mcp.connect.known import Known, known_at, only_us
+from opencode_mcp.errors import CredentialsError, OpenCodeMCPError, ProtocolError, StrangerError
 from opencode_mcp.opencode.probe import Health, probe, project
 from opencode_mcp.state.listening import listening_user
 from opencode_mcp.text import printable
@@ -45,6 +44,8 @@ class Presence:
         answered: Whether it has ever answered.
         guarded: Whether it wants a password.
         problem: Why it does not answer as it should, or empty.
+        owner: The id of the user whose program it is, and who gets the password besides this one and root: of
+            one that was not started here, whoever had the port when it was first asked. None if unknown.
     """
 
     def __init__(self, url: str, *, username: str, password: str | None, started_here: bool) -> None:
@@ -53,6 +54,7 @@ class Presence:
         self.answered = False
         self.guarded = False
         self.problem = f"{url} was not asked."
+        self.owner: int | None = None
         self._username = username
         self._password = password
         self._started_here = started_here
@@ -78,19 +80,27 @@ class Presence:
             OpenCodeMCPError: It is not there.
         """
         if self._started_here:
-            return Known(url=self.url, password=self._password)
-        return known_at(self.url, self._password)
+            return Known(url=self.url, password=self._password, users=only_us())
+        if self.owner is None:
+            self.owner = listening_user(self.url)
+        return known_at(self.url, self._password, self.owner)
 
     async def _answers(self, seconds: float) -> bool:
         def ask() -> tuple[str, Health, str]:
             known = self._find()
             port = urlsplit(known.url).port or 0
-            if self._started_here and (uid := listening_user(known.url)) not in (None, os.geteuid()):
+            uid = listening_user(known.url) if self._started_here else None
+            if uid is not None and uid not in (only_us() or ()):
                 raise ProtocolError(
                     f"Port {port} was taken by another user (uid {uid}) before OpenCode had it."
                 )
             username = known.username or self._username
-            asking: Any = {"seconds": seconds, "username": username, "password": known.password}
+            asking: Any = {
+                "seconds": seconds,
+                "username": username,
+                "password": known.password,
+                "users": known.users,
+            }
             health = probe(known.url, **asking, pid=known.pid, version=known.version)
             directory = self.directory
             # OpenCode 2.x works in many directories, so it has none of its own.
@@ -108,6 +118,8 @@ class Presence:
                 self.answered = True
                 return True
             self.problem = f"{self.url} does not answer in time."
+        except StrangerError as error:  # so it is not the one that was announced
+            self.problem = str(error)
         except CredentialsError as error:
             return self._locked(error)
         except OpenCodeMCPError as error:

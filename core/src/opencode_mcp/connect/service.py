@@ -11,15 +11,16 @@ import anyio.to_thread
 
 from opencode_mcp.connect.known import Known, known_service
 from opencode_mcp.connect.presence import Presence
-from opencode_mcp.errors import CredentialsError, UnreachableError
-from opencode_mcp.state.services import LocalService, local_services
+from opencode_mcp.errors import CredentialsError, ProtocolError, UnreachableError
+from opencode_mcp.opencode.probe import probe
+from opencode_mcp.state.services import LocalService, local_services, nobody_listens
 from opencode_mcp.text import clean_line
 
 logger = logging.getLogger(__name__)
 
 _START_SECONDS = 20.0
 _SETTLE_SECONDS = 3.0
-"""How long its file may take to be there after the command that starts it has ended."""
+"""How long its file may take to be there after the command that starts it has ended, and it to answer."""
 _STEP_SECONDS = 0.05
 _FILE_SECONDS = 2.0
 """Between two looks at its file while it is announced."""
@@ -27,6 +28,8 @@ _ASK_SECONDS = 10.0
 _PATIENCE_SECONDS = 3.0
 """How long one may take to restart without its being withdrawn, if it comes back at the same address."""
 _FAILURES = 3
+_GLANCE_SECONDS = 0.2
+"""How long one may take to show that it is not the service."""
 
 _Stamp = tuple[int, int, int] | None
 
@@ -36,7 +39,7 @@ def find_service(version: str) -> LocalService:
 
     Args:
         version: That of the OpenCode which is to use it. Of several services, one of the same version counts
-            first, then that of the usual channel.
+            first, then that of the usual channel; but before all, one that is there.
 
     Raises:
         UnreachableError: There is none; says why.
@@ -46,7 +49,15 @@ def find_service(version: str) -> LocalService:
     except OSError as error:
         raise UnreachableError(f"Its service files cannot be read: {error.strerror or error}.") from None
     if found:
-        return min(found, key=lambda one: (one.version != version, one.path.name != "service.json"))
+        several = len(found) > 1  # one that was killed leaves its file, which must not hide one that runs
+        return min(
+            found,
+            key=lambda one: (
+                several and _is_gone(one),
+                one.version != version,
+                one.path.name != "service.json",
+            ),
+        )
     if rejected:
         raise UnreachableError(f"{rejected[0].source} is left out: {rejected[0].reason}")
     raise UnreachableError("The background service of OpenCode does not run.")
@@ -55,31 +66,64 @@ def find_service(version: str) -> LocalService:
 def ensure_service(program: Sequence[str], version: str, environment: Mapping[str, str]) -> str:
     """See to it that there is a background service; return why there is none, or nothing. It blocks.
 
-    One that is there is left as it is, whatever its version. It outlives us.
+    One that is there is left as it is, whatever its version; one that is starting is waited for. It outlives
+    us.
     """
-    try:
-        find_service(version)
-    except UnreachableError:
-        pass
-    else:
+    if not _settles(version, started=False):
         return ""
     from opencode_mcp.connect.running import run_briefly  # seldom needed
 
     ran = run_briefly([*program, "service", "start"], environment, seconds=_START_SECONDS)
-    deadline = time.monotonic() + _SETTLE_SECONDS
-    while ran.code == 0:
-        try:
-            find_service(version)
-        except UnreachableError as error:
-            if time.monotonic() > deadline:
-                return f"`opencode service start` has ended well, but: {error}"
-            time.sleep(_STEP_SECONDS)
-        else:
-            return ""
+    if ran.code == 0:
+        problem = _settles(version, started=True)
+        return problem and f"`opencode service start` has ended well, but: {problem}"
     said = [line for line in ran.err.splitlines() if line.strip()]
     why = clean_line(said[-1], 300).rstrip(".") if said else "it does not say why"
     how = f" (code {ran.code})" if ran.code is not None else ""
     return f"`opencode service start` has failed{how}: {why}."
+
+
+def _settles(version: str, *, started: bool) -> str:
+    """Wait a moment until it is there; return why it is not, or nothing. It blocks.
+
+    Args:
+        version: As for `find_service`.
+        started: Whether its file is waited for as well.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        try:
+            service = find_service(version)
+        except UnreachableError as error:
+            problem, waits = str(error), started
+        else:
+            if not _is_gone(service):
+                return ""
+            problem, waits = f"It does not answer at {service.url}, where {service.path} has it.", True
+        if not waits or time.monotonic() > deadline:
+            return problem
+        time.sleep(_STEP_SECONDS)
+
+
+def _is_gone(service: LocalService) -> bool:
+    """Whether it is sure that nobody, or somebody else, answers where its file has it. It blocks."""
+    if nobody_listens(service.url):
+        return True
+    known = known_service(service)
+    try:
+        probe(
+            known.url,
+            seconds=_GLANCE_SECONDS,
+            username=known.username,
+            password=known.password,
+            pid=known.pid,
+            users=known.users,
+        )
+    except ProtocolError:
+        return True
+    except (UnreachableError, CredentialsError):  # slow, or not to be told from the service
+        pass
+    return False
 
 
 class ServicePresence(Presence):

@@ -20,7 +20,7 @@ from opencode_mcp.opencode.http import Http
 from opencode_mcp.plugins import Plugins
 from opencode_mcp.settings import CoreSettings, read_settings
 from opencode_mcp.state.places import state_directory
-from opencode_mcp.state.records import running
+from opencode_mcp.state.records import Record, running
 from opencode_mcp.text import clean_line
 from opencode_mcp.transport import Transport
 
@@ -32,6 +32,7 @@ _SHOWN = 20
 @dataclasses.dataclass(kw_only=True)
 class _Found:
     endpoint: Endpoint
+    owner: int | None = None
     sessions: Sequence[Session] = ()
     version: str = ""
     problem: str = ""
@@ -44,7 +45,7 @@ def sessions() -> int:
     if (password := known_password(settings, state_directory())) is not None:
         settings = settings.model_copy(update={"server_password": SecretStr(password)})
     plugins.load_instance_hooks()
-    here = [endpoint_of(record) for record in running(state_directory())]
+    here = running(state_directory())
     found, problems = anyio.run(_Asking(settings, Policies(plugins.hook, settings)).everyone, here)
     for one in sorted(found, key=lambda one: one.endpoint.name):
         endpoint = one.endpoint
@@ -70,9 +71,9 @@ class _Asking:
         self._policies = policies
         self._limit = anyio.CapacityLimiter(_AT_ONCE)
 
-    async def everyone(self, here: Sequence[Endpoint]) -> tuple[list[_Found], list[str]]:
+    async def everyone(self, here: Sequence[Record]) -> tuple[list[_Found], list[str]]:
         """Ask the instances of this machine, and those that the selected transports know of."""
-        found = {endpoint.id: _Found(endpoint=endpoint) for endpoint in here}
+        found = {one.id: _Found(endpoint=endpoint_of(one), owner=one.owner) for one in here}
         problems: list[str] = []
         async with anyio.create_task_group() as group:
             for one in found.values():
@@ -105,7 +106,7 @@ class _Asking:
         try:
             async with self._limit:
                 with anyio.fail_after(_LOOK_SECONDS):
-                    way = registry.connect(one.endpoint) if registry else _direct(one.endpoint)
+                    way = registry.connect(one.endpoint) if registry else _direct(one.endpoint, one.owner)
                     async with (
                         way as route,
                         Http(
@@ -122,11 +123,11 @@ class _Asking:
 
 
 @asynccontextmanager
-async def _direct(endpoint: Endpoint) -> AsyncGenerator[Route]:
+async def _direct(endpoint: Endpoint, owner: int | None) -> AsyncGenerator[Route]:
     """Go straight to an instance of this machine; to a background service with what its file says."""
-    known = await anyio.to_thread.run_sync(known_at, endpoint.url, None)
+    known = await anyio.to_thread.run_sync(known_at, endpoint.url, None, owner)
     auth = opencode_auth(known.password) if known.password else None
-    yield Route(base_url=known.url, auth=auth, pid=known.pid, version=known.version)
+    yield Route(base_url=known.url, auth=auth, pid=known.pid, version=known.version, users=known.users)
 
 
 def _print(line: str) -> None:

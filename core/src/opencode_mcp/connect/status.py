@@ -69,7 +69,7 @@ async def _ask(record: Record, settings: ConnectSettings) -> Finding:
     seconds = settings.health_check_timeout_ms / 1000
 
     def ask() -> Health:
-        known = known_at(record.url, password)
+        known = known_at(record.url, password, record.owner)
         return probe(
             known.url,
             seconds=seconds,
@@ -77,6 +77,7 @@ async def _ask(record: Record, settings: ConnectSettings) -> Finding:
             password=known.password,
             pid=known.pid,
             version=known.version,
+            users=known.users,
         )
 
     try:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from opencode_mcp.connect.known import Known
+from opencode_mcp.connect.known import Known, only_us
 from opencode_mcp.connect.launch import announced_url, is_loopback, local_url
 from opencode_mcp.connect.presence import Presence
 from opencode_mcp.errors import ProtocolError, UnreachableError
@@ -43,7 +43,8 @@ class ServePresence(Presence):
         if not self._port:
             raise UnreachableError(self._why)
         self.announced = announced_url(self._address, self._port)
-        return Known(url=local_url(self._address, self._port), password=self._password)
+        url = local_url(self._address, self._port)
+        return Known(url=url, password=self._password, users=only_us())
 
     def _read(self, output: IO[bytes]) -> None:
         with suppress(OSError, ValueError):

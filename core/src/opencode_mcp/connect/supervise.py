@@ -233,6 +233,7 @@ class Supervisor:
                 log=plan.log,
                 places=plan.places,
                 transports=states,
+                owner=plan.presence.owner,
             )
             try:
                 await anyio.to_thread.run_sync(place.slot.write, record)

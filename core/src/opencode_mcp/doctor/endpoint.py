@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import anyio
 import httpx2
@@ -19,12 +19,13 @@ from opencode_mcp.errors import (
     OpenCodeMCPError,
     ProtocolError,
     RequestError,
+    StrangerError,
     TooLargeError,
     UnreachableError,
 )
 from opencode_mcp.fleet.foreign import contained
 from opencode_mcp.fleet.pace import Pace
-from opencode_mcp.fleet.policies import Policies
+from opencode_mcp.fleet.policies import MEND, Policies, Refusal
 from opencode_mcp.model import Endpoint, Route
 from opencode_mcp.opencode.api import Event, OpenCode
 from opencode_mcp.opencode.detect import detect
@@ -97,13 +98,8 @@ class EndpointExamination:
 
     async def _walk(self, policies: Policies) -> None:
         with self.walk.step("admitted"):
-            if not await policies.admit(self.endpoint):
-                self._kept_out = True
-                self.walk.stop(
-                    "A plugin's policy keeps it out of the fleet.",
-                    fix="If that is not wanted, change the settings of that plugin, or uninstall it.",
-                    state=State.SKIPPED,
-                )
+            if (refusal := await policies.refusal(self.endpoint)) is not None:
+                self._keep_out(refusal)
             auth = await policies.authenticate(self.endpoint)
         seconds = self._patience.route
         opened = False
@@ -123,6 +119,18 @@ class EndpointExamination:
         if opening.cancelled_caught:
             what = "Its transport has not closed the route" if opened else "Its transport has found no route"
             self._unusable(*self._judge.late(what, seconds), opened=opened)
+
+    def _keep_out(self, refusal: Refusal) -> NoReturn:
+        if refusal.failed:
+            self.walk.stop(
+                f"The policy of plugin {refusal.plugin} failed, and that keeps it out of the fleet.", fix=MEND
+            )
+        self._kept_out = True
+        self.walk.stop(
+            f"The policy of plugin {refusal.plugin} keeps it out of the fleet.",
+            fix="If that is not wanted, change the settings of that plugin, or uninstall it.",
+            state=State.SKIPPED,
+        )
 
     def _unusable(self, detail: str, fix: str, *, opened: bool) -> None:
         if opened:
@@ -191,7 +199,8 @@ class EndpointExamination:
                     while first is not None:
                         first = await anext(events, None)
         except TooLargeError as error:
-            self._polled(str(error), "")
+            fix = "A message or a tool's output there is too large for one event: go on in a new session."
+            self._polled(str(error), fix)
             return
         if staying.cancelled_caught:
             self._first_event_ms = delay
@@ -223,6 +232,9 @@ class EndpointExamination:
             self.walk.end(detail, state=State.WARNING, fix=fix)
 
     def _failed(self, error: OpenCodeMCPError, http: Http, route: Route) -> None:
+        if isinstance(error, StrangerError):
+            self.walk.end(error.told, state=State.FAILED, fix=error.mend)
+            return
         vouching = ""
         with suppress(Exception, SystemExit):  # foreign code
             vouching = str(self._transport.vouching)

@@ -12,7 +12,7 @@ from opencode_mcp.doctor.report import Report, Setting, State, TransportReport, 
 from opencode_mcp.doctor.settings import listed
 from opencode_mcp.doctor.transport import TransportExamination
 from opencode_mcp.doctor.walk import Progress, Stopped, Walk
-from opencode_mcp.fleet.policies import Policies
+from opencode_mcp.fleet.policies import MEND, Policies
 from opencode_mcp.plugins import PLUGINS_GROUP, Plugins
 from opencode_mcp.settings import CoreSettings, Settings, read_settings, secret_variables
 
@@ -63,8 +63,8 @@ def examine(
             for name in names
         ]
         _run(examinations, told or (lambda _: None))
-        for one in policies.problems:
-            walk.also("hooks", f"{one.source}: {one.reason}", state=State.FAILED)
+        for plugin, how in policies.failures:
+            walk.also("hooks", f"Plugin {plugin}: its hook {how}.", state=State.FAILED, fix=MEND)
         found = [one.report() for one in examinations]
     except Stopped:
         pass
@@ -85,13 +85,14 @@ def _policies(walk: Walk, settings: CoreSettings) -> Policies:
     problems = plugins.load_instance_hooks()
     if problems:
         walk.end(
-            " ".join(f"{error} Its hooks are not in force." for error in problems),
+            " ".join(f"{error.told} Its hooks are not in force." for error in problems),
             state=State.FAILED,
-            fix="Mend or uninstall what is named: a policy that is not in force lets everybody join.",
+            fix="A policy that is not in force lets everybody join: mend or uninstall what is named. "
+            + " ".join(dict.fromkeys(error.mend for error in problems)),
         )
     else:
         names = sorted(entry.name for entry in entry_points(group=PLUGINS_GROUP))
-        walk.end(", ".join(names) or "no plugin has any")
+        walk.end(f"in force: {', '.join(names)}" if names else "no plugin has any")
     return Policies(plugins.hook, settings)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import cast
 
+from opencode_mcp import packages
 from opencode_mcp.errors import (
     CredentialsError,
     LocalError,
@@ -27,9 +28,6 @@ Verdict = tuple[str, str]
 """What happened, and what to do about it."""
 
 _NOT_FOUND = 404
-_MEND = re.compile(
-    r"\s+(?=(?:To mend it:|Update (?:both|the|that)|Uninstall all but|If it is one of the official))"
-)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _GENERAL = "See what its settings say, and the documentation of this transport."
 _VARIABLE = re.compile(r"^([A-Z][A-Z0-9_]+)(?:=| cannot be used| is not set)", re.MULTILINE)
@@ -54,8 +52,7 @@ class Judge:
         """Return what to tell of `error`."""
         known = ours(error)
         if isinstance(known, PluginError):
-            told, *mend = _MEND.split(str(known), maxsplit=1)
-            return told, mend[0].removeprefix("To mend it: ") if mend else ""
+            return known.told, known.mend
         if isinstance(known, SettingsError):
             return str(known), mended_settings(str(known))
         if known is not None:  # what failed comes first there, then why, and what to do
@@ -73,9 +70,13 @@ class Judge:
     def report_it(self) -> str:
         """What to do when the plugin's code is at fault."""
         return (
-            f"Update it: pip install -U {self._distribution}. If it stays, report it to those who make it; "
+            f"{self._update} If it stays, report it to those who make it; "
             "OPENCODE_MCP_LOG_LEVEL=DEBUG shows more on stderr, which may hold secrets."
         )
+
+    @property
+    def _update(self) -> str:
+        return f"Update it: {packages.update(self._distribution)}."
 
     def hangs(self, seconds: float) -> Verdict:
         """Return what to tell of code that does not return and cannot be interrupted."""
@@ -84,7 +85,7 @@ class Judge:
             "so this could not be found out."
         )
         fix = (
-            f"Update it: pip install -U {self._distribution}. If it stays, report it to those who make it: "
+            f"{self._update} If it stays, report it to those who make it: "
             "what blocks belongs into a thread. Until then, leave it out of TRANSPORT."
         )
         return detail, fix
@@ -141,9 +142,11 @@ def mended(error: Exception, endpoint: Endpoint, route: Route | None, vouching: 
                 )
             if not endpoint.vouched:
                 return vouching or "A plugin's auth hook can give a password for it."
-            return "export OPENCODE_SERVER_PASSWORD='...', the one that it was started with"
+            return "Give the password that it was started with: export OPENCODE_SERVER_PASSWORD='...'"
         case LocalError():
-            return "ulimit -n 4096, before opencode-mcp is started" if "ulimit" in str(error) else ""
+            if "ulimit" in str(error):
+                return "Raise the limit, and start opencode-mcp again: ulimit -n 4096"
+            return "See whether its network is up, and end what holds very many connections or files open."
         case NotListeningError() if known:
             return _joined(
                 "See whether OpenCode still runs there. If not, start it again; what its transport knows of "

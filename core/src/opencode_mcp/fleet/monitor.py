@@ -15,6 +15,7 @@ from opencode_mcp.errors import (
     CredentialsError,
     LocalError,
     OpenCodeMCPError,
+    StrangerError,
     TooLargeError,
     UnreachableError,
     ours,
@@ -236,11 +237,6 @@ class Monitor:
             self._feeds.wake()
         if failure is None:
             return 0.0
-        if isinstance(failure, CredentialsError) and not self._endpoint.vouched:
-            failure = CredentialsError(
-                "It wants a password. Its transport does not vouch for it, so OPENCODE_SERVER_PASSWORD "
-                f"is not sent there. {self._how_to_vouch()}"
-            )
         self._stocked = False
         wait = self._health.failed(failure, lasted=time.monotonic() - began)
         if self._health.status is Status.NEEDS_CREDENTIALS:
@@ -268,12 +264,18 @@ class Monitor:
         auth = route.auth or await self._authenticate(self._endpoint)
         vouched = self._endpoint.vouched
         async with Http(route, seconds=self._pace.probe, vouched=vouched, auth=auth) as http:
-            self._api = await detect(http, pid=route.pid, version=route.version)
-            self._version = self._api.version
-            self._health.answers()
-            self.alive()
-            self._show()
-            await self._follow(self._api)
+            try:
+                self._api = await detect(http, pid=route.pid, version=route.version)
+                self._version = self._api.version
+                self._health.answers()
+                self.alive()
+                self._show()
+                await self._follow(self._api)
+            except StrangerError:
+                raise
+            except CredentialsError as error:
+                told = route.auth is not None and http.authenticating
+                raise self._refused(error, told=told) from None
 
     async def _follow(self, api: OpenCode) -> None:
         began = time.monotonic()
@@ -283,6 +285,22 @@ class Monitor:
             self._cuts = self._cuts + 1 if time.monotonic() - began < self._pace.stable else 0
             raise
         self._cuts = 0
+
+    def _refused(self, error: CredentialsError, *, told: bool) -> CredentialsError:
+        """Say what its refusal means here, where it is not about the password of the settings.
+
+        Args:
+            error: What the client says.
+            told: Whether the credentials were those of its route.
+        """
+        if told:
+            return CredentialsError("It refuses the user name and password that its transport knows.")
+        if self._endpoint.vouched:
+            return error
+        return CredentialsError(
+            "It wants a password. Its transport does not vouch for it, so OPENCODE_SERVER_PASSWORD "
+            f"is not sent there. {self._how_to_vouch()}"
+        )
 
     def _how_to_vouch(self) -> str:
         told = ""

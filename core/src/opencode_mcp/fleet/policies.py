@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import anyio
 import httpx2
@@ -26,7 +26,14 @@ _TOLD_SECONDS = 10.0
 _WATCH_SECONDS = 1.0
 _LEAVE_SECONDS = 2.0
 _LOGGED_AGAIN_SECONDS = 3600.0
-_MEND = "If that is its own defect, update that package, or uninstall it."
+MEND = "If that is its own defect, update that package, or uninstall it."
+
+
+class Refusal(NamedTuple):
+    """Why an endpoint may not join: the policy of a plugin, or its failure."""
+
+    plugin: str
+    failed: bool
 
 
 class Policies:
@@ -55,14 +62,29 @@ class Policies:
 
     @property
     def problems(self) -> Sequence[Rejection]:
-        """Which hooks failed when they were called last, and how."""
+        """Which hooks failed when they were called last, how, and what to do about it."""
+        return [
+            Rejection(source=f"plugin {plugin}", reason=f"Its hook {how}. {MEND}")
+            for plugin, how in self.failures
+        ]
+
+    @property
+    def failures(self) -> Sequence[tuple[str, str]]:
+        """Whose hooks failed when they were called last; of each plugin the hook and how, as a clause."""
         failing = list(self._failing.items())  # a hook's thread may change it
-        return [Rejection(source=f"plugin {one.plugin}", reason=reason) for one, reason in failing]
+        return [(one.plugin, f"{one.name} {how}") for one, how in failing]
 
     async def admit(self, endpoint: Endpoint) -> bool:
         """Whether `endpoint` may join; a policy that fails keeps it out."""
-        [admitted], _ = await self.admitted([endpoint])
-        return bool(admitted)
+        return await self.refusal(endpoint) is None
+
+    async def refusal(self, endpoint: Endpoint) -> Refusal | None:
+        """Say who keeps `endpoint` out; None if it may join."""
+        for one in self._admit:
+            [answer] = await self._ask(one, [partial(_verdict, one.call(endpoint=endpoint))], ADMIT_SECONDS)
+            if answer is not None:
+                return None if answer is True else Refusal(one.plugin, isinstance(answer, BaseException))
+        return None
 
     async def admitted(self, endpoints: Sequence[Endpoint]) -> tuple[Sequence[bool | None], int | None]:
         """Say of each of `endpoints` whether it may join; None if a policy hangs, so that it is not known.
@@ -159,11 +181,11 @@ class Policies:
         self._fail(one, f"has not returned within {seconds:g} s")
 
     def _fail(self, one: "_Hook", how: str, error: BaseException | None = None) -> None:
-        self._failing[one] = f"Its hook {one.name} {how}. {_MEND}"
+        self._failing[one] = how
         now, before = time.monotonic(), self._logged.get((one, how))
         if before is None or now - before > _LOGGED_AGAIN_SECONDS:
             self._logged[one, how] = now
-            logger.error("Plugin %s: its hook %s %s. %s", one.plugin, one.name, how, _MEND, exc_info=error)
+            logger.error("Plugin %s: its hook %s %s. %s", one.plugin, one.name, how, MEND, exc_info=error)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 
+from opencode_mcp import packages
 from opencode_mcp.errors import TransportError, ours
 from opencode_mcp.fleet.foreign import contained
 from opencode_mcp.fleet.publication import sound
@@ -65,7 +66,7 @@ class Watched:
         self._source = f"transport {self.named}"
         package = plugin.package.partition(" ")[0]
         self.mend = (
-            f"To mend it: pip install -U {package}" if package else "Update the package that brings it."
+            f"Update it: {packages.update(package)}" if package else "Update the package that brings it."
         )
         self._failure = ""
         self._flaw = ""

@@ -6,6 +6,8 @@ from typing import Any, cast
 
 REALM = 'Basic realm="Secure Area"'
 """How OpenCode 1.x and 2.x alike ask for a password, in `www-authenticate`."""
+USERNAME = "opencode"
+"""Their user name, if no other is set; OpenCode 2.x knows no other."""
 HEALTH_1 = "/global/health"
 """Where OpenCode 1.x says how it is."""
 HEALTHS_2 = ("/api/info", "/api/health")

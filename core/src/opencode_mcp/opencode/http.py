@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self, cast
 
 import anyio
+import anyio.to_thread
 import httpx2
 
 from opencode_mcp.errors import (
@@ -22,7 +23,8 @@ from opencode_mcp.errors import (
     UnreachableError,
 )
 from opencode_mcp.model import Route
-from opencode_mcp.opencode.fields import REALM, text
+from opencode_mcp.opencode.fields import REALM, USERNAME, text
+from opencode_mcp.opencode.strangers import refuse_stranger
 from opencode_mcp.text import clean_line
 
 MAX_BODY = 1024 * 1024
@@ -60,7 +62,15 @@ def warm_up() -> None:
 
 
 class OpenCodeAuth(httpx2.BasicAuth):
-    """A user name and password that answer only to the challenge of an OpenCode server."""
+    """A user name and password that answer only to the challenge of an OpenCode server.
+
+    Attributes:
+        usual: The same with the one user name that OpenCode 2.x knows; None if this is it.
+    """
+
+    def __init__(self, username: str, password: str) -> None:
+        super().__init__(username, password)
+        self.usual = None if username == USERNAME else OpenCodeAuth(USERNAME, password)
 
 
 class Http:
@@ -82,19 +92,12 @@ class Http:
         self._seconds = seconds
         self._vouched = vouched
         self._auth = auth
-        self._ready = route.ready
+        self._route = route
         self._authenticating = False
+        self._given_up = False
         self._under_way: set[anyio.CancelScope] = set()
-        self._client = httpx2.AsyncClient(
-            base_url=route.base_url,
-            headers={**route.headers, "accept-encoding": "identity"},
-            transport=route.transport,
-            verify=_tls() if route.base_url.lower().startswith("https:") else _no_tls(),
-            trust_env=False,
-            follow_redirects=False,
-            timeout=None,  # every request has one bound over all its steps instead
-            limits=httpx2.Limits(max_connections=16, max_keepalive_connections=1, keepalive_expiry=2),
-        )
+        self._client = _client(route)
+        self._clients = [self._client]
 
     @property
     def authenticating(self) -> bool:
@@ -105,12 +108,12 @@ class Http:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for (
-            request
-        ) in self._under_way:  # a connection that is still being opened is not the client's to close
+        self._given_up = True
+        for request in self._under_way:  # whose connections may still be opened, and then nobody's to close
             request.cancel()
         with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-            await self._client.aclose()
+            for client in self._clients:
+                await client.aclose()
 
     async def get(
         self, path: str, params: Params = None, *, seconds: float | None = None, max_bytes: int = MAX_BODY
@@ -168,7 +171,7 @@ class Http:
                 content = await self._read(response, path, max_bytes)
         if not content:
             return None
-        if response.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        if response.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ProtocolError(f"{method} {path} was answered with something else than JSON.")
         try:
             return json.loads(content)
@@ -192,25 +195,61 @@ class Http:
                 params=params,
                 content=content,
                 headers={**headers, "content-type": "application/json"} if content else headers,
+                extensions={"trace": self._look} if self._looks else None,
             )
-            sent_credentials = self._authenticating
-            if sent_credentials and self._ready is not None:
-                await self._ready()
+            sent_credentials, sent = self._authenticating, self._auth
             response = await self._answer(request, self._auth if sent_credentials else None)
             stack.push_async_callback(_close, response)
-            if response.status_code != _UNAUTHORIZED or sent_credentials or self._auth is None:
+            if response.status_code != _UNAUTHORIZED or self._auth is None:
                 return response
+            if sent_credentials:
+                if not self._try_usual(sent):
+                    return response
+                continue
             if isinstance(self._auth, OpenCodeAuth) and response.headers.get("www-authenticate") != REALM:
                 raise CredentialsError(
                     "Something in front of it wants a password of its own, to which "
                     "OPENCODE_SERVER_PASSWORD is not sent; a plugin's auth hook can give one."
                 )
-            self._authenticating = True
+            if not self._authenticating:
+                self._authenticate()
+
+    def _authenticate(self) -> None:
+        """Send credentials from now on, and over new connections if it matters whom they lead to."""
+        self._authenticating = True
+        if self._looks:
+            self._client = _client(self._route)
+            self._clients.append(self._client)
+
+    def _try_usual(self, refused: httpx2.Auth | None) -> bool:
+        """Go on with the user name that OpenCode 2.x knows; return whether that has not been tried."""
+        if self._auth is refused and isinstance(refused, OpenCodeAuth) and refused.usual is not None:
+            self._auth = refused.usual
+        return self._auth is not refused
+
+    @property
+    def _looks(self) -> bool:
+        return self._authenticating and self._route.users is not None
+
+    async def _look(self, event: str, info: Mapping[str, Any]) -> None:
+        """Close a new connection to somebody else before anything is sent; httpcore2 calls this."""
+        if event != "connection.connect_tcp.complete":
+            return
+        stream = info["return_value"]
+        users = self._route.users or ()
+        try:
+            connection = stream.get_extra_info("socket")
+            look = functools.partial(refuse_stranger, connection, users, self._route.mend)
+            await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+        except BaseException:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+                await stream.aclose()
+            raise
 
     async def _answer(self, request: httpx2.Request, auth: httpx2.Auth | None) -> httpx2.Response:
         """Send a request, unless a monitor gave the connection up, which may be while someone else asks."""
         with anyio.CancelScope() as scope:
-            if not self._client.is_closed:
+            if not self._given_up:
                 self._under_way.add(scope)
                 try:
                     return await self._client.send(request, stream=True, auth=auth)
@@ -251,6 +290,19 @@ class Http:
             if len(content) > bound:
                 raise _too_large(f"{path} was answered with", bound, max_bytes)
         return bytes(content)
+
+
+def _client(route: Route) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(
+        base_url=route.base_url,
+        headers={**route.headers, "accept-encoding": "identity"},
+        transport=route.transport,
+        verify=_tls() if route.base_url.lower().startswith("https:") else _no_tls(),
+        trust_env=False,
+        follow_redirects=False,
+        timeout=None,  # every request has one bound over all its steps instead
+        limits=httpx2.Limits(max_connections=16, max_keepalive_connections=1, keepalive_expiry=2),
+    )
 
 
 def parsed(sent: httpx2.ServerSentEvent) -> Any:

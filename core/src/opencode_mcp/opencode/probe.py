@@ -7,12 +7,14 @@ import base64
 import http.client
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from opencode_mcp.errors import CredentialsError, ProtocolError, UnreachableError
 from opencode_mcp.opencode.fields import HEALTH_1, HEALTHS_2, REALM, number, text
+from opencode_mcp.opencode.strangers import refuse_stranger
 from opencode_mcp.text import clean_line
 
 _BODY_BYTES = 64 * 1024
@@ -37,6 +39,7 @@ def probe(
     password: str | None = None,
     pid: int | None = None,
     version: str = "",
+    users: Collection[int] | None = None,
 ) -> Health:
     """Ask the OpenCode server at `url` for its health. It blocks.
 
@@ -49,19 +52,21 @@ def probe(
         password: The password, or None.
         pid: The process that has to answer, an OpenCode 2.x; None for any.
         version: The version that it has to say, if `pid` is given; empty for any.
+        users: The users of this machine, by id, whose programs may get the password; None for all.
 
     Raises:
         UnreachableError: Nothing answers, or not in time.
-        CredentialsError: It wants a password, and another one than this.
+        CredentialsError: It wants a password, and another one than this; `StrangerError` if it would not be
+            sent there.
         ProtocolError: Something else answers, or another process.
     """
-    status = 0
+    status, ask = 0, partial(_ask, url, seconds, username, password, users)
     if pid is None:
-        status, health, guarded = _ask(url, HEALTH_1, seconds, username, password)
+        status, health, guarded = ask(HEALTH_1)
         if said := text(health, "version"):
             return Health(clean_line(said, 40), guarded)
     for path in HEALTHS_2:
-        status, health, guarded = _ask(url, path, seconds, username, password)
+        status, health, guarded = ask(path)
         said, process = clean_line(text(health, "version"), 40), number(health, "pid")
         if not said or process <= 0:
             continue
@@ -75,29 +80,44 @@ def probe(
     )
 
 
-def project(url: str, *, seconds: float, username: str = "", password: str | None = None) -> str:
+def project(
+    url: str,
+    *,
+    seconds: float,
+    username: str = "",
+    password: str | None = None,
+    users: Collection[int] | None = None,
+) -> str:
     """Return the directory that the OpenCode 1.x server at `url` works in, or nothing if it does not say.
 
     Arguments and errors as for `probe`.
     """
-    return text(_ask(url, "/path", seconds, username, password)[1], "directory")
+    return text(_ask(url, seconds, username, password, users, "/path")[1], "directory")
 
 
-def _ask(url: str, path: str, seconds: float, username: str, password: str | None) -> tuple[int, Any, bool]:
-    status, asks, content = _get(url, path, seconds, {})
-    guarded = status == http.client.UNAUTHORIZED and asks == REALM
+def _ask(
+    url: str, seconds: float, username: str, password: str | None, users: Collection[int] | None, path: str
+) -> tuple[int, Any, bool]:
+    status, answer, content = _get(url, path, seconds, {})
+    guarded = status == http.client.UNAUTHORIZED and answer.get("www-authenticate") == REALM
     if guarded and password is not None:
         secret = base64.b64encode(f"{username}:{password}".encode()).decode()
-        status, asks, content = _get(url, path, seconds, {"authorization": f"Basic {secret}"})
-    if status == http.client.UNAUTHORIZED and asks == REALM:
+        headers = {"authorization": f"Basic {secret}"}
+        status, answer, content = _get(url, path, seconds, headers, users)
+    if status == http.client.UNAUTHORIZED and answer.get("www-authenticate") == REALM:
         raise CredentialsError(f"The OpenCode at {url} wants another password: set OPENCODE_SERVER_PASSWORD.")
+    kind = answer.get("content-type", "").partition(";")[0].strip().lower()
+    if status != http.client.OK or kind != "application/json":
+        return status, None, guarded
     try:
-        return status, json.loads(content) if status == http.client.OK else None, guarded
+        return status, json.loads(content), guarded
     except (ValueError, RecursionError):
         return status, None, guarded
 
 
-def _get(url: str, path: str, seconds: float, headers: Mapping[str, str]) -> tuple[int, str, bytes]:
+def _get(
+    url: str, path: str, seconds: float, headers: Mapping[str, str], users: Collection[int] | None = None
+) -> tuple[int, http.client.HTTPMessage, bytes]:
     parts = urlsplit(url)
     if parts.scheme != "http":
         raise ProtocolError(f"{url} cannot be asked from here: only http:// is known.")
@@ -108,9 +128,11 @@ def _get(url: str, path: str, seconds: float, headers: Mapping[str, str]) -> tup
         connection.sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         connection.sock.settimeout(seconds)
         connection.sock.connect((host, port))
+        if users is not None:
+            refuse_stranger(connection.sock, users)
         connection.request("GET", path, headers={"accept": "application/json", **headers})
         with connection.getresponse() as response:  # which may have taken the socket over
-            return response.status, response.getheader("www-authenticate", ""), response.read(_BODY_BYTES)
+            return response.status, response.headers, response.read(_BODY_BYTES)
     except http.client.HTTPException as error:
         raise ProtocolError(f"What answers at {url} does not speak HTTP ({type(error).__name__}).") from None
     except OSError as error:

@@ -1,5 +1,6 @@
 """OpenCode 2.x: `/api/*`, as the contract of 2.1.2 has it, and the preview of 2.0 where it differs."""
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from opencode_mcp.opencode.fields import identifier, mapping, text
 from opencode_mcp.opencode.http import Http, parsed
 from opencode_mcp.opencode.v2_events import Events
 
+logger = logging.getLogger(__name__)
+
 _SESSIONS_SHOWN = 50
 _SESSIONS_SEARCHED = 1000
 _SESSIONS_IF_LARGE = 5
@@ -29,6 +32,8 @@ _SESSIONS_BYTES = 4 * 1024 * 1024
 _MESSAGES_BYTES = 16 * 1024 * 1024
 _PAGES = 4
 """So many more pages are asked for where the first one lacks messages."""
+_PAGE = 20
+"""So many entries are asked for there at least: of what is no message, many may follow each other."""
 _LOG_EVENTS = 5_000
 _LOG_CHARACTERS = 16 * 1024 * 1024
 _LOG_SECONDS = 5.0
@@ -48,6 +53,7 @@ class V2:
         self._http = http
         self._version = version
         self._health = health
+        self._logless = False
 
     @property
     def generation(self) -> Literal[2]:
@@ -79,8 +85,10 @@ class V2:
                 with suppress(RequestError, ProtocolError):
                     if session_id not in sessions:  # a sub-agent's, or an old one
                         sessions[session_id] = await self.session(session_id)
-                    requests += await self._requests(session_id)
-                    unasked.discard(session_id)
+                    found, complete = await self._requests(sessions[session_id])
+                    requests += found
+                    if complete:
+                        unasked.discard(session_id)
         return Snapshot(
             directory="",
             sessions=tuple(sorted(sessions.values(), key=lambda one: one.updated, reverse=True)),
@@ -100,13 +108,21 @@ class V2:
         found: list[Event] = []
         size = 0
         path = f"/api/experimental/session/{session_id}/log"
-        with suppress(OpenCodeMCPError), anyio.move_on_after(_LOG_SECONDS):
-            async with self._http.stream(path, {"after": after}) as source:
-                async for event in _decoded(source, until="log.synced"):
-                    found.append(event)
-                    size += len(event.text) if isinstance(event, PartUpdated) else 0
-                    if len(found) >= _LOG_EVENTS or size > _LOG_CHARACTERS:
-                        break
+        try:
+            with anyio.move_on_after(_LOG_SECONDS):
+                async with self._http.stream(path, {"after": after}) as source:
+                    async for event in _decoded(source, until="log.synced"):
+                        found.append(event)
+                        size += len(event.text) if isinstance(event, PartUpdated) else 0
+                        if len(found) >= _LOG_EVENTS or size > _LOG_CHARACTERS:
+                            break
+        except RequestError as error:
+            if error.status in _NOT_FOUND and not self._logless:
+                self._logless = True
+                told = "OpenCode %s has no log of session %s: what its stream missed is read from its lists."
+                logger.info(told, self._version, session_id)
+        except OpenCodeMCPError:
+            pass
         return found
 
     async def sessions(self) -> Sequence[Session]:
@@ -141,7 +157,7 @@ class V2:
             lacking, cursor = limit - len(entries), text(body, "cursor", "next")
             if lacking <= 0 or not cursor:
                 break
-            body = await self._messages(session_id, lacking, cursor=cursor)
+            body = await self._next_page(session_id, lacking, cursor)
             entries += decode.entries(body)
         entries = entries[:limit]
         found = decode.messages(entries)
@@ -168,20 +184,37 @@ class V2:
         """Interrupt a session; no error if it is idle."""
         await self._http.post(f"/api/session/{session_id}/interrupt", seconds=_PATIENT)
 
-    async def _requests(self, session_id: str) -> list[Request]:
-        path = f"/api/session/{session_id}"
-        return decode.requests(
-            await self._optional(f"{path}/permission"), await self._optional(f"{path}/form")
-        )
+    async def _requests(self, session: Session) -> tuple[list[Request], bool]:
+        """Return what a session waits for, and whether that is known to be all."""
+        permissions = await self._asked(session, "permission", "/api/permission/request")
+        forms = await self._asked(session, "form", "/api/form", "/api/form/request")
+        found = decode.requests(permissions, forms)
+        complete = permissions is not None and forms is not None
+        return [one for one in found if one.session_id == session.id], complete
 
-    async def _optional(self, path: str) -> Any:
-        """Ask for what a version may lack."""
-        try:
-            return await self._http.get(path)
-        except RequestError as error:
-            if error.status not in _NOT_FOUND:
-                raise
-            return None
+    async def _asked(self, session: Session, what: str, *elsewhere: str) -> Any:
+        """Ask what a session waits for, and where a version does not tell, what its whole directory does.
+
+        Returns:
+            The answer; None if this version tells it nowhere.
+        """
+        where = {"location[directory]": session.directory} if session.directory else None
+        for path, params in (
+            (f"/api/session/{session.id}/{what}", None),
+            *((one, where) for one in elsewhere),
+        ):
+            try:
+                return await self._http.get(path, params)
+            except RequestError as error:
+                if error.status not in _NOT_FOUND:
+                    raise
+        return None
+
+    async def _next_page(self, session_id: str, lacking: int, cursor: str) -> Any:
+        if lacking < _PAGE:
+            with suppress(TooLargeError):
+                return await self._messages(session_id, _PAGE, cursor=cursor)
+        return await self._messages(session_id, lacking, cursor=cursor)
 
     async def _messages(self, session_id: str, limit: int, **more: str) -> Any:
         return await self._http.get(

@@ -1,7 +1,7 @@
 """Reads the events of OpenCode 2.x, of its stream and of a session's log alike."""
 
 import dataclasses
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -28,7 +28,8 @@ from opencode_mcp.opencode.fields import identifier, mapping, milliseconds, numb
 from opencode_mcp.text import clean_line, clean_path, clean_text
 
 _KEPT = 1_000
-_REMEMBERED = 100
+_REMEMBERED = 1_000
+"""Ids of events."""
 _Kept = TypeVar("_Kept")
 
 
@@ -41,7 +42,7 @@ class Events:
     def __init__(self) -> None:
         self._tools: OrderedDict[str, ToolUse] = OrderedDict()
         self._asked: OrderedDict[str, str] = OrderedDict()
-        self._heard: deque[str] = deque(maxlen=_REMEMBERED)
+        self._heard: OrderedDict[str, None] = OrderedDict()
 
     def read(self, envelope: Any) -> Sequence[Event]:
         """Read one event `{type, created?, durable?, data}`; what is not known is a sign of life."""
@@ -51,7 +52,7 @@ class Events:
         if event_id in self._heard:
             return [Alive()]  # it came twice
         if event_id:
-            self._heard.append(event_id)
+            _keep(self._heard, event_id, None, _REMEMBERED)
         data = mapping(envelope, "data")
         at = milliseconds(envelope, "created") or None
         found = self._read(kind, data, identifier(data, "sessionID"), at)
@@ -172,8 +173,8 @@ def _reason(data: dict[str, Any]) -> str:
     return clean_line(text(data, "reason"), 40) or "for no given reason"
 
 
-def _keep(known: OrderedDict[str, _Kept], key: str, value: _Kept) -> None:
+def _keep(known: OrderedDict[str, _Kept], key: str, value: _Kept, most: int | None = None) -> None:
     known[key] = value
     known.move_to_end(key)
-    if len(known) > _KEPT:
+    if len(known) > (_KEPT if most is None else most):
         known.popitem(last=False)

@@ -15,7 +15,7 @@ from opencode_mcp.errors import OpenCodeMCPError
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST_NAME = 40
 BEFORE_THE_RELEASE = (
-    "Until opencode-mcp-core is on PyPI: run `./dev build` in a clone of opencode-mcp, then here "
+    "opencode-mcp-core is not on PyPI yet: run `./dev build` in a clone of opencode-mcp, then here "
     "`export UV_FIND_LINKS=/path/to/the/clone/dist`."
 )
 """How uv finds core until there is a release. Remove it then, here and wherever this name is."""

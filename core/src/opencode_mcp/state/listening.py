@@ -1,4 +1,4 @@
-"""Whose a listening port of this machine is: between choosing one and taking it, somebody else may."""
+"""Whose a port of this machine is, and the other end of a connection: ports go to whoever takes them."""
 
 import ipaddress
 import os
@@ -6,10 +6,15 @@ import socket
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTENING = "0A"  # TCP_LISTEN, include/net/tcp_states.h
+_LOOKS = 3
+"""A table that changes while it is read may lack a line."""
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def listening_user(url: str) -> int | None:
@@ -41,15 +46,44 @@ def listening_user(url: str) -> int | None:
         return None
     if not _is_here(address):
         return None
-    listening = list(_listening(port))
-    for forms in _by_precedence(address):
-        users = [uid for where, uid in listening if where in forms]
-        if users:
-            return next((uid for uid in users if uid != os.geteuid()), users[0])
+    return _listener(list(_rows(port)), address, port)
+
+
+def peer_user(connection: socket.socket) -> int | None:
+    """Return the user id of who holds the other end of a TCP connection, if that is on this machine.
+
+    Unlike `listening_user` it is about one connection: whoever holds its end cannot hide or hand it over. If
+    nobody has accepted it yet, it is who listens there.
+
+    Linux only, as above. It blocks, since it reads files: call it from a thread.
+
+    Returns:
+        The user id; None if the other end is not a socket of this network namespace, or nobody's any more,
+        or it cannot be told.
+
+    Raises:
+        OSError: It is not connected any more.
+    """
+    ours, theirs = (_place(name) for name in (connection.getsockname(), connection.getpeername()))
+    address, port = theirs
+    wanted = _ends(*theirs), _ends(*ours)
+    for _ in range(_LOOKS):
+        rows = list(_rows(port))
+        for row in rows:
+            if row.local in wanted[0] and row.remote in wanted[1]:
+                return row.uid if row.inode != "0" else _listener(rows, address, port)
     return None
 
 
-def _is_here(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def _place(name: tuple[str, int, *tuple[int, ...]]) -> tuple[IPAddress, int]:
+    return ipaddress.ip_address(name[0].partition("%")[0]), name[1]
+
+
+def _ends(address: IPAddress, port: int) -> Collection[str]:
+    return {f"{form}:{port:04X}" for form in _by_precedence(address)[0]}
+
+
+def _is_here(address: IPAddress) -> bool:
     """Whether this machine has an address; a link-local one is taken to be here, for lack of its zone."""
     if address.is_link_local:
         return True
@@ -62,21 +96,41 @@ def _is_here(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return True
 
 
-def _listening(port: int) -> Iterator[tuple[str, int]]:
-    """Who listens at the port: each with the address, as the tables write it, and the user id."""
+class _Row(NamedTuple):
+    """A line of the tables: both addresses with their ports, as they are written there, and whose it is."""
+
+    local: str
+    remote: str
+    state: str
+    uid: int
+    inode: str
+
+
+def _rows(port: int) -> Iterator[_Row]:
+    """The sockets at a port of this machine, those that listen before the others."""
+    wanted = f":{port:04X} "
     for table in _TABLES:
         try:
             lines = Path(table).read_text("ascii").splitlines()[1:]
         except OSError:
             continue
         for line in lines:
-            fields = line.split()
-            where, _, at = fields[1].rpartition(":")
-            if fields[3] == _LISTENING and int(at, 16) == port:
-                yield where, int(fields[7])
+            if wanted in line:
+                fields = line.split()
+                if fields[1].endswith(wanted[:-1]):
+                    yield _Row(fields[1], fields[2], fields[3], int(fields[7]), fields[9])
 
 
-def _by_precedence(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Sequence[Collection[str]]:
+def _listener(rows: Collection[_Row], address: IPAddress, port: int) -> int | None:
+    listening = [row for row in rows if row.state == _LISTENING]
+    for forms in _by_precedence(address):
+        users = [row.uid for row in listening if row.local in {f"{form}:{port:04X}" for form in forms}]
+        if users:
+            return next((uid for uid in users if uid != os.geteuid()), users[0])
+    return None
+
+
+def _by_precedence(address: IPAddress) -> Sequence[Collection[str]]:
     """The forms of who gets a connection to `address` (`compute_score` in net/ipv4/inet_hashtables.c)."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:

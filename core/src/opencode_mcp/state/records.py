@@ -18,6 +18,7 @@ from opencode_mcp.model import Endpoint
 from opencode_mcp.state.places import file_stem
 
 _SIZE_LIMIT = 64 * 1024
+_TYPES = {"pid": (int,), "places": (dict,), "transports": (dict,), "owner": (int, type(None))}
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -36,6 +37,7 @@ class Record:
         machine: The host that it runs on; several may share the state directory.
         places: By transport, where it announces, as `Announcing.place` says it.
         transports: By transport, how announcing it stands, in words.
+        owner: The id of the user whose program it is, if that may be another one; or None.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Record:
     machine: str
     places: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     transports: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    owner: int | None = None
 
     @classmethod
     def of(
@@ -58,6 +61,7 @@ class Record:
         log: Path,
         places: Mapping[str, str],
         transports: Mapping[str, str] | None = None,
+        owner: int | None = None,
     ) -> "Record":
         """Make the record of an instance that this process announces."""
         return cls(
@@ -71,6 +75,7 @@ class Record:
             machine=socket.gethostname(),
             places=places,
             transports=transports or {},
+            owner=owner,
         )
 
     @classmethod
@@ -86,8 +91,8 @@ class Record:
             raise ValueError("not a record")
         values = cast("dict[str, Any]", found)
         for name, value in values.items():
-            wanted = {"pid": int, "places": dict, "transports": dict}.get(name, str)
-            if type(value) is not wanted:
+            wanted = _TYPES.get(name, (str,))
+            if type(value) not in wanted:
                 raise ValueError(f"{name} is not as it should be")
         return cls(**values)
 

@@ -8,7 +8,10 @@ import dataclasses
 import ipaddress
 import json
 import os
+import socket
 import stat
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,10 @@ from opencode_mcp.text import clean_line
 _MOST_BYTES = 64 * 1024
 _MOST_FILES = 32
 _MOST_PASSWORD = 1024
+_STARTING_SECONDS = 10.0
+"""So long after its file was written nobody need listen yet."""
+_REFUSAL_SECONDS = 0.05
+"""How long this machine may take to refuse a connection to itself."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,18 +69,30 @@ def local_services() -> tuple[Sequence[LocalService], Sequence[Rejection]]:
 
     A file counts if it is this user's, nobody else may read it, its process runs, and whoever listens at its
     address, which must be on loopback, is this user's too (known on Linux only). So its password goes to
-    no program of another user. It blocks: call it from a thread.
+    no program of another user. Where nobody listens, it counts as long as it is new: the service may still
+    be starting. It blocks: call it from a thread.
+
+    Returns:
+        The services, that of the usual channel first, then the one whose file was written last; and what was
+        left out.
 
     Raises:
         OSError: The directory cannot be read. That it is not there is no error: there is no service then.
     """
     found: list[LocalService] = []
     rejected: list[Rejection] = []
+    directory = services_directory()
     try:
-        paths = sorted(services_directory().glob("service*.json"))[:_MOST_FILES]
+        paths = sorted(directory.glob("service*.json"), key=_newest_last, reverse=True)
     except FileNotFoundError:
         paths = []
-    for path in paths:
+    if len(paths) > _MOST_FILES:
+        reason = (
+            f"It holds more than {_MOST_FILES} service files, and the older ones are not read: remove those "
+            "of services that do not run."
+        )
+        rejected.append(Rejection(source=clean_line(str(directory), 1000), reason=reason))
+    for path in paths[:_MOST_FILES]:
         try:
             found.append(_read(path))
         except FileNotFoundError:
@@ -86,8 +105,35 @@ def local_services() -> tuple[Sequence[LocalService], Sequence[Rejection]]:
     return found, rejected
 
 
+def nobody_listens(url: str) -> bool:
+    """Whether it is sure that nobody listens at `url`. It blocks, for an instant.
+
+    Args:
+        url: `http://address:port`, an address of this machine as a number.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as asking:
+            asking.settimeout(_REFUSAL_SECONDS)
+            asking.connect((host, parts.port or 80))
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 class _UnusableError(Exception):
     pass
+
+
+def _newest_last(path: Path) -> tuple[bool, float, str]:
+    try:
+        written = path.lstat().st_mtime
+    except OSError:
+        written = 0.0
+    return path.name == "service.json", written, path.name
 
 
 def _read(path: Path) -> LocalService:
@@ -108,7 +154,16 @@ def _read(path: Path) -> LocalService:
     user = listening_user(service.url)
     if hasattr(os, "geteuid") and user is not None and user != os.geteuid():
         raise _UnusableError(f"Whoever listens at {service.url} belongs to another user (uid {user}).")
+    if sys.platform == "linux" and user is None and not _is_new(path) and nobody_listens(service.url):
+        raise _UnusableError(
+            f"Nobody listens at {service.url}: the service was killed, and process {pid} is another one now. "
+            "`opencode service start` starts it again."
+        )
     return service
+
+
+def _is_new(path: Path) -> bool:
+    return abs(time.time() - path.lstat().st_mtime) < _STARTING_SECONDS
 
 
 def _content(path: Path) -> bytes:

@@ -8,11 +8,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope
 
 _GRACE_SECONDS = 0.05
 _CANCEL_SECONDS = 1.0
+_TURNS = 5
+"""Of the event loop, until it has told uvicorn of a connection that was accepted last."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -62,6 +65,14 @@ class Server:
         Args:
             abruptly: Reset every connection at once, as a killed machine's kernel would.
         """
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(NotImplementedError):  # Windows
+            for sock in self._sockets:
+                if sock.fileno() >= 0:  # not stopped before
+                    loop.remove_reader(sock)
+        # A connection that is accepted as its listener is closed would be left open by asyncio.
+        for _ in range(_TURNS):
+            await anyio.lowlevel.checkpoint()
         for listener in self._uvicorn.servers:
             listener.close()
         for sock in self._sockets:

@@ -19,7 +19,7 @@ from opencode_mcp.testing._v2_events import Feed
 from opencode_mcp.testing._v2_executions import Executions
 from opencode_mcp.testing._v2_inbox import Inbox
 from opencode_mcp.testing._v2_requests import Requests
-from opencode_mcp.testing._v2_routes import Routes
+from opencode_mcp.testing._v2_routes import FormLists, Routes
 from opencode_mcp.testing._v2_voice import CurrentVoice
 from opencode_mcp.testing._v2_words import number
 from opencode_mcp.testing.script import Reply
@@ -54,6 +54,7 @@ class Current:
         url: Callable[[], str],
         most_behind: int,
         has_log: bool,
+        form_lists: FormLists,
         delta_clock: bool,
     ) -> None:
         ids = Ids()
@@ -73,7 +74,14 @@ class Current:
             return {"version": version, "pid": pid, "urls": [url()], "paths": {"tmp": "/tmp/opencode"}}  # noqa: S108
 
         self._routes = Routes(
-            self.store, self._executions, self._inbox, requests, messages, about, preview=preview
+            self.store,
+            self._executions,
+            self._inbox,
+            requests,
+            messages,
+            about,
+            preview=preview,
+            form_lists=form_lists,
         )
         self._table = [(method, compile_path(path)[0], run) for method, path, run in self._routes.table()]
         self._log_path = compile_path(_LOG)[0] if has_log else None

@@ -1,7 +1,7 @@
 """The routes of OpenCode 2.x, as its contract for 2.1.2 has them, and where the preview differs."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -16,6 +16,8 @@ from opencode_mcp.testing._v2_words import chosen, filters_of, invalid, json_of,
 
 Json = dict[str, Any]
 Endpoint = Callable[[Request], Awaitable[Response]]
+FormLists = Literal["session", "location", "nowhere"]
+"""Where open forms are listed; with `session` both by session and by location."""
 
 _SESSION = "/api/session/{session_id}"
 _EXPERIMENTAL = "/api/experimental/session/{session_id}"
@@ -34,6 +36,7 @@ class Routes:
         info: Callable[[], Json],
         *,
         preview: bool,
+        form_lists: FormLists,
     ) -> None:
         self._store = store
         self._executions = executions
@@ -42,6 +45,7 @@ class Routes:
         self._messages = messages
         self._info = info
         self._preview = preview
+        self._form_lists = form_lists
 
     def table(self) -> list[tuple[str, str, Endpoint]]:
         """Return method, path and endpoint of each route."""
@@ -68,11 +72,13 @@ class Routes:
             ("GET", f"{_SESSION}/permission", asked.permissions),
             ("GET", f"{_SESSION}/permission/{{request_id}}", asked.permission),
             ("POST", f"{_SESSION}/permission/{{request_id}}/reply", asked.reply),
-            ("GET", "/api/form/request" if self._preview else "/api/form", asked.forms_here),
-            ("GET", f"{_SESSION}/form", asked.forms),
             ("GET", f"{_SESSION}/form/{{form_id}}", asked.form),
             ("POST", f"{_SESSION}/form/{{form_id}}/reply", asked.fill_in),
         ]
+        if self._form_lists != "nowhere":
+            routes.append(("GET", "/api/form/request" if self._preview else "/api/form", asked.forms_here))
+        if self._form_lists == "session":
+            routes.append(("GET", f"{_SESSION}/form", asked.forms))
         if self._preview:
             routes.append(("POST", f"{_SESSION}/form/{{form_id}}/cancel", asked.cancel))
         else:

@@ -18,6 +18,7 @@ from opencode_mcp.testing._served import Served
 from opencode_mcp.testing._store import Delta
 from opencode_mcp.testing._v1 import Classic
 from opencode_mcp.testing._v2 import Current
+from opencode_mcp.testing._v2_routes import FormLists
 from opencode_mcp.testing.script import Reply, echo
 
 Json = dict[str, Any]
@@ -64,6 +65,7 @@ class FakeOpenCode(Served):
         deaf_seconds: float = 0.0,
         most_behind: int = 4096,
         has_log: bool = True,
+        form_lists: FormLists = "session",
         delta_clock: bool = False,
     ) -> None:
         """Prepare a server; nothing listens yet.
@@ -82,6 +84,8 @@ class FakeOpenCode(Served):
                 0.02 to 0.2 in OpenCode 1.18.33.
             most_behind: In 2.x, how many events a reader may be behind before its stream is cut.
             has_log: In 2.x, whether there is a durable log of each session's events.
+            form_lists: In 2.x, where open forms are listed: by session and by location, by location alone, or
+                nowhere.
             delta_clock: Let each delta carry `time.time_ns()` and a blank instead of its text, so that a
                 reader in any process of this machine can tell how old it is.
         """
@@ -111,6 +115,7 @@ class FakeOpenCode(Served):
                 url=lambda: self.url,
                 most_behind=most_behind,
                 has_log=has_log,
+                form_lists=form_lists,
                 delta_clock=delta_clock,
             )
 

@@ -179,7 +179,7 @@ def _content(directory: Directory, name: str | None, status: os.stat_result) -> 
         OSError: If files cannot be read at present.
     """
     if name is None:
-        raise UnusableError("it is a symbolic link to nothing, or out of the directory")
+        raise UnusableError("it is a symbolic link to nothing, or out of the directory; remove it")
     # Asked before opening it, because to open a device can have effects; and after, because it may be
     # another file by then.
     _accept(directory, status)
@@ -188,16 +188,18 @@ def _content(directory: Directory, name: str | None, status: os.stat_result) -> 
     except OSError as error:
         if error.errno not in _FILE_IS_BAD:
             raise
-        raise UnusableError(f"it cannot be read: {error.strerror}") from None
+        raise UnusableError(
+            f"it cannot be read: {error.strerror}; run `chmod u+r` on it, or remove it"
+        ) from None
     _accept(directory, status)
     if len(content) > SIZE_LIMIT:
-        raise UnusableError(f"it is larger than {SIZE_LIMIT // 1024} KiB")
+        raise UnusableError(f"it is larger than {SIZE_LIMIT // 1024} KiB; remove it")
     return status, content
 
 
 def _accept(directory: Directory, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise UnusableError("it is not a regular file")
+        raise UnusableError("it is not a regular file; remove it")
     if not directory.trust_any_owner and (problem := distrust(status)) is not None:
         why, mend = problem
         raise UnusableError(

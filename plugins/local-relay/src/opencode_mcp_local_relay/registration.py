@@ -29,6 +29,7 @@ _NAMES_TRIED = 1000
 _NAME_LIMIT = 200
 _FACTS_KEPT = 16
 _SECRET = re.compile("pass|secret|token|credential|auth|key", re.IGNORECASE)
+_MEND = "correct the file, or remove it"
 _KEY_OF = {"url": "port", "directory": "cwd"}
 
 
@@ -182,14 +183,14 @@ def iso(moment: datetime) -> str:
 def _unusable(error: ValidationError) -> UnusableError:
     problem = error.errors(include_url=False, include_context=False)[0]
     if problem["type"] == "json_invalid":
-        return UnusableError(f"it is not JSON ({problem['msg']})", unfinished=True)
+        return UnusableError(f"it is not JSON ({problem['msg']}); {_MEND}", unfinished=True)
     if not problem["loc"]:
-        return UnusableError("it is not a JSON object")
+        return UnusableError(f"it is not a JSON object; {_MEND}")
     key = _KEY_OF.get(str(problem["loc"][0]), str(problem["loc"][0]))
     if problem["type"] == "missing":
-        return UnusableError(f'"{key}" is missing; it must be {_MUST_BE[key]}')
+        return UnusableError(f'"{key}" is missing; it must be {_MUST_BE[key]}; {_MEND}')
     shown = clean_line(repr(problem["input"]), 60)
-    return UnusableError(f'"{key}" must be {_MUST_BE.get(key, "plain text")}, not {shown}')
+    return UnusableError(f'"{key}" must be {_MUST_BE.get(key, "plain text")}, not {shown}; {_MEND}')
 
 
 def serialise(

@@ -7,7 +7,6 @@ import logging
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import anyio
@@ -24,7 +23,7 @@ from opencode_mcp import (
     opencode_auth,
     services_directory,
 )
-from opencode_mcp_local_relay import ports
+from opencode_mcp_local_relay.users import ours
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +83,7 @@ class Services:
         if one := self._of(endpoint):
             # In a thread, since it may be the first to import httpx2.
             auth = await anyio.to_thread.run_sync(opencode_auth, one.password) if one.password else None
-            ready = partial(ports.ours, one.url)
-            return Route(base_url=one.url, auth=auth, pid=one.pid, version=one.version, ready=ready)
+            return Route(base_url=one.url, auth=auth, pid=one.pid, version=one.version, users=ours())
         if not listed:
             return None
         name = endpoint.id.removeprefix(_ID)

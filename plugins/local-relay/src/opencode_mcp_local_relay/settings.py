@@ -7,6 +7,9 @@ from pydantic import SecretStr, ValidationInfo, field_validator
 
 from opencode_mcp import Settings, clean_line, variable
 
+_MOST_DIGITS = 10
+"""Of a user id, which has 32 bits."""
+
 
 class LocalRelaySettings(Settings):
     """What local-relay reads from the environment."""
@@ -42,9 +45,15 @@ class LocalRelaySettings(Settings):
         takes="1 or 0",
         about="Accept a registry directory and files that belong to other users or that everybody can "
         "write, as in containers. Whoever can write there decides where your messages go; the password goes "
-        "only where both the directory and the file are yours or root's, and not everybody can write them. "
-        "It also goes to programs of other users then, which with 0 it does not, where Linux tells whose "
-        "a port is.",
+        "only where both the directory and the file are yours or root's, and not everybody can write them.",
+    )
+    trust_users: tuple[int, ...] = variable(
+        "RELAY_TRUST_USERS",
+        (),
+        takes="names or ids of users of this machine, with commas between",
+        about="Whose programs may get the password besides yours and root's, if they listen at a registered "
+        "port of this machine. Default: nobody's. Only Linux tells whose a port is; elsewhere it does not "
+        "matter.",
     )
     local_service: bool = variable(
         "RELAY_LOCAL_SERVICE",
@@ -53,6 +62,16 @@ class LocalRelaySettings(Settings):
         about="List the background service of OpenCode 2.x on this machine as well, without its being "
         "registered. Its address and its password come from the file in which OpenCode keeps them for you.",
     )
+
+    @field_validator("trust_users", mode="before")
+    @classmethod
+    def _find(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        words = tuple(word for word in (one.strip() for one in value.split(",")) if word)
+        if not words:
+            raise ValueError("nothing in it")
+        return tuple(dict.fromkeys(map(_user_id, words)))
 
     @field_validator("ssh_cmd")
     @classmethod
@@ -97,3 +116,19 @@ class LocalRelaySettings(Settings):
     def ssh_shown(self) -> str:
         """What may be shown of RELAY_SSH_CMD."""
         return f"{clean_line(self.ssh_words[0], 100)} …" if self.ssh_cmd is not None else ""
+
+
+def _user_id(name: str) -> int:
+    """Return the id of a user of this machine, by name or as a number.
+
+    Raises:
+        ValueError: There is no such user.
+    """
+    if name.isdecimal() and name.isascii() and len(name) <= _MOST_DIGITS:
+        return int(name)
+    try:
+        import pwd
+
+        return pwd.getpwnam(name).pw_uid
+    except (ImportError, KeyError, ValueError):
+        raise ValueError(f"{clean_line(name, 40)!r} is no user of this machine") from None

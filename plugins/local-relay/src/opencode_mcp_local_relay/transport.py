@@ -7,7 +7,7 @@ imported only where it is needed.
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import anyio
@@ -126,11 +126,11 @@ class LocalRelay(Transport):
         Raises:
             TransportError: On entering, if that service is not there.
         """
-        from opencode_mcp_local_relay.ports import nobody_elses  # not for announcing
+        from opencode_mcp_local_relay.users import MEND, trusted  # not for announcing
 
         route = await self._services.route(endpoint) if self._services is not None else None
-        looked_at = None if self._settings.trust_any_owner else partial(nobody_elses, endpoint.url)
-        yield route or Route(base_url=endpoint.url, ready=looked_at)
+        users = trusted(self._settings.trust_users)
+        yield route or Route(base_url=endpoint.url, users=users, mend=MEND)
 
     async def forget(self, endpoint: Endpoint) -> None:
         """Remove the file behind `endpoint`, unless it was touched since its instance began to fail."""

@@ -1,4 +1,4 @@
-"""What a review of announcing over ssh found: each stays mended."""
+"""Announcing over ssh where something is in the way: an open port, a taken name, a frozen connection."""
 
 import getpass
 import os
