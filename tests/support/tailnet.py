@@ -112,6 +112,10 @@ class Tailnet:
         """Tell peers that a node is online or not, whatever is true; None tells the truth again."""
         await self._command("online", node.name, Value=online)
 
+    async def hide(self, node: Node, hidden: bool) -> None:
+        """Let the others not be told of a node, as if the tailnet's rules kept them apart; or tell them."""
+        await self._command("hide", node.name, Value=hidden)
+
     async def expire(self, node: Node, expired: bool = True) -> None:
         """Let a node's key have expired, which makes it NeedsLogin, or be good again; returns when it is."""
         await self._command("expire", node.name, Value=expired)

@@ -29,6 +29,7 @@ type device struct {
 	blocks   []string // names of nodes whose packets it drops
 	online   *bool    // what others are told instead of the truth
 	expired  bool
+	hidden   bool // the others are not told of it, as if the tailnet's rules kept them apart
 	removed  bool
 
 	machine  key.MachinePublic
@@ -128,7 +129,7 @@ func (c *control) keyOf(d *device) key.NodePublic {
 func (c *control) mayMeet(a, b *device) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !(a.removed || b.removed || a.expired || b.expired)
+	return !(a.removed || b.removed || a.expired || b.expired || a.hidden || b.hidden)
 }
 
 func (c *control) facts(name string) answer {

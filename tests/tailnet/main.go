@@ -18,12 +18,12 @@ const commandSeconds = 30
 
 // A command is one line of input. Only Do and Name are in all of them.
 type command struct {
-	Do       string   // add, start, stop, rotate, remove, online, expire, rename or block
+	Do       string   // add, start, stop, rotate, remove, online, expire, hide, rename or block
 	Name     string   // the node's, in these commands and in its socket's path
 	HostName string   // add: what the node calls itself, if not Name
 	Login    string   // add: its user
 	Tags     []string // add: what it has instead of a user, each with its "tag:"
-	Value    *bool    // online: null to tell the truth again; expire
+	Value    *bool    // online: null to tell the truth again; expire; hide
 	DNSLabel string   // rename: the first label of its DNS name
 	From     []string // block: names of nodes whose packets it drops; the empty list ends that
 }

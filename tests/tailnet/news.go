@@ -97,7 +97,7 @@ func (c *control) tellPeers(d *device, t *told, news *tailcfg.MapResponse) bool 
 		if other == d {
 			continue
 		}
-		if other.removed || d.removed || !other.joined {
+		if other.removed || d.removed || other.hidden || !other.joined {
 			if known {
 				delete(t.peers, id)
 				news.PeersRemoved = append(news.PeersRemoved, id)

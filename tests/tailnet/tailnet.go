@@ -49,6 +49,8 @@ func (t *tailnet) obey(ctx context.Context, c command) error {
 		t.control.change(func() { d.online = c.Value })
 	case "expire":
 		return t.expire(ctx, d, c.Value != nil && *c.Value)
+	case "hide":
+		return t.hide(ctx, d, c.Value != nil && *c.Value)
 	case "rename":
 		t.control.change(func() { d.label = c.DNSLabel })
 	case "block":
@@ -155,6 +157,15 @@ func (t *tailnet) expire(ctx context.Context, d *device, expired bool) error {
 	}
 	if err := n.until(ctx, ipn.Running); err != nil {
 		return err
+	}
+	return t.acquaint(ctx, d)
+}
+
+// hide keeps a node from the others, which forget it, or has them told of it as of a new one.
+func (t *tailnet) hide(ctx context.Context, d *device, hidden bool) error {
+	t.control.change(func() { d.hidden = hidden })
+	if hidden || t.running[d.name] == nil {
+		return nil
 	}
 	return t.acquaint(ctx, d)
 }

@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import itertools
+import json
+import os
 import random
 import signal
 import socket
@@ -19,6 +21,7 @@ from opencode_mcp import Endpoint, TransportError
 from opencode_mcp_tailscale import (
     Tailscale,
     announcement,
+    daemon,
     localapi,
     opencode_mcp_transports,
     sharing,
@@ -751,6 +754,34 @@ async def test_whose_change_comes_too_late_tries_again_after_another_while_each_
     assert len([one for one in spreads if one[0] * 3 < one[1]]) == 3
 
 
+async def test_who_leaves_too_late_tries_again_after_another_while_each_time(
+    fake: FakeTailscaled,
+    desk: Desk,
+    lazy: None,
+    posts: list[tuple[str, Row]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spreads: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        spreads.append((low, high))
+        return low
+
+    async with hanging(fake, "shop", "other") as session:
+        shop = await desk.announce("shop")
+        posts.clear()
+        monkeypatch.setattr(random, "uniform", uniform)
+        fake.conflicts = 3
+
+        await shop.leave()
+
+        assert listed(fake.serve_config, NAME) == {"idle", "other"}
+        assert holders(fake.serve_config) == [session]
+    ours = {if_match for if_match, _ in posts if if_match}
+    assert len(ours) == 4  # read again each time
+    assert len([one for one in spreads if one[0] * 3 < one[1]]) == 3
+
+
 async def test_no_change_is_made_blindly(
     fake: FakeTailscaled, desk: Desk, brisk: None, posts: list[tuple[str, Row]]
 ) -> None:
@@ -859,10 +890,14 @@ async def test_a_machine_whose_key_has_expired_announces_nothing(
     fake: FakeTailscaled, desk: Desk, brisk: None
 ) -> None:
     one = await desk.announce()
-    fake.update_me(expired=True)
+    status = json.loads(fake.tailnet.status())
+    fake.tailnet.extra["Self"] = {**status["Self"], "Expired": True, "KeyExpiry": "2020-01-01T00:00:00Z"}
+    fake.auth_url = "https://login.tailscale.com/a/1b2c"
+    fake.state = "NeedsLogin"
 
-    assert "The key of this machine has expired" in await one.failure()
-    assert "The key of this machine has expired" in await desk.start().failure()
+    said = "The key of this machine has expired: log in at https://login.tailscale.com/a/1b2c."
+    assert await one.failure() == said
+    assert await desk.start().failure() == said
 
 
 async def test_who_is_in_another_network_than_tailscaled_announces_nothing(
@@ -876,6 +911,24 @@ async def test_who_is_in_another_network_than_tailscaled_announces_nothing(
     monkeypatch.setattr(sharing, "is_here", lambda address: str(address) == fake.me.ips[-1])
     await desk.announce()
     assert await index(laptop, NAME) == {"shop"}
+
+
+async def test_who_is_in_another_network_than_a_tailscaled_in_user_space_announces_nothing(
+    fake: FakeTailscaled, laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, network in (("self", "net:[1]"), (str(os.getpid()), "net:[2]")):
+        (tmp_path / name / "ns").mkdir(parents=True)
+        (tmp_path / name / "ns" / "net").symlink_to(network)
+    with monkeypatch.context() as patch:
+        patch.setattr(daemon, "_PROCESSES", tmp_path)
+        async with desk_at(fake.socket) as outside:
+            said = await outside.start().failure()
+    assert "outside of this container, or network namespace" in said
+    assert fake.asked["POST serve-config"] == 0
+
+    async with desk_at(fake.socket) as desk:
+        await desk.announce()
+        assert await index(laptop, NAME) == {"shop"}
 
 
 async def test_a_machine_without_a_name_announces_nothing(fake: FakeTailscaled, desk: Desk) -> None:

@@ -1,5 +1,6 @@
 """Which machines count, which of them may have the password, and what is said of the others."""
 
+import ipaddress
 from typing import Any
 
 import pytest
@@ -35,6 +36,26 @@ TAGGED = machine("ntagged", user="", user_id=99, tags=("tag:ci", "tag:opencode")
 SHARED = machine("nshared", name="box.other.ts.net", user=EVE, user_id=13, shared=True)
 SHARED_TAGGED = machine("nsharedtagged", user="", user_id=99, tags=("tag:opencode",), shared=True)
 ALL = (MINE, BOBS, TAGGED, SHARED, SHARED_TAGGED)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "first"),
+    [
+        (("100.64.0.1", "fd7a::1"), ("100.64.0.7", "fd7a::7"), "100.64.0.7"),
+        (("100.64.0.1",), ("100.64.0.7", "fd7a::7"), "100.64.0.7"),
+        (("fd7a::1",), ("100.64.0.7", "fd7a::7"), "fd7a::7"),  # where the tailnet's rules say disable-ipv4
+        (("100.64.0.1", "fd7a::1"), ("fd7a::7",), "fd7a::7"),
+        (("100.64.0.1",), ("fd7a::7",), "fd7a::7"),
+        ((), ("100.64.0.7", "fd7a::7"), "100.64.0.7"),
+    ],
+)
+def test_the_first_address_is_one_that_this_machine_can_reach(
+    here: tuple[str, ...], there: tuple[str, ...], first: str
+) -> None:
+    me = own(addresses=tuple(map(ipaddress.ip_address, here)))
+    box = chosen(machine("nbox", *there), me=me).candidates["nbox"].machine
+    assert str(box.addresses[0]) == first
+    assert sorted(map(str, box.addresses)) == sorted(there)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from tailscale.tailscale_parts import bare, free_port, settings
 pytestmark = pytest.mark.anyio
 
 NOBODY = 65_534
+OPEN_FILES = module._open_files
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="Only root can be two users.")
 
 
@@ -194,16 +195,17 @@ def somebody_else() -> Generator[None]:
 def test_the_user_who_listens_at_a_socket_is_told_by_the_kernel(tmp_path: Path) -> None:
     with listening(tmp_path / "s"), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
-        assert module._peer(client) == os.geteuid()
+        assert module._peer(client) == (os.geteuid(), os.getpid())
 
 
 @root_only
-async def test_a_socket_that_another_user_runs_in_a_usual_place_is_not_relied_on(
+async def test_a_socket_that_another_user_runs_where_everybody_can_is_not_relied_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("open")
     os.chown(folder, NOBODY, NOBODY)
     monkeypatch.setattr(module, "_LINUX", (str(folder / "s"),))
+    monkeypatch.setattr(module, "_ANYBODYS", f"{folder}/")
     for parent in (folder, *folder.parents):
         if parent.name.startswith(("open", "popen-", "pytest-")):
             parent.chmod(0o755)
@@ -216,33 +218,88 @@ async def test_a_socket_that_another_user_runs_in_a_usual_place_is_not_relied_on
         assert f"{folder}/s (the user {NOBODY} runs it; if that is right, set TAILSCALE_SOCKET to it)" in said
         named = await find_daemon(settings(socket=str(folder / "s")), platform="linux")
         await (await named.connect(1)).aclose()
+        monkeypatch.setattr(module, "_ANYBODYS", "/elsewhere/")  # as the user tailscale on Synology
+        usual = await find_daemon(settings(), platform="linux")
+        await (await usual.connect(1)).aclose()
+
+
+def test_everybody_can_pretend_to_be_tailscaled_in_tmp_only() -> None:
+    code = "from opencode_mcp_tailscale import daemon as d; print(*(p for p in d._LINUX + d._MACOS if "
+    said = subprocess.run(
+        [sys.executable, "-c", code + "p.startswith(d._ANYBODYS)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.split() == ["/tmp/tailscaled.sock", "/tmp/tailscale/tailscaled.sock"]
 
 
 @pytest.mark.parametrize(
     ("user", "relied"), [(0, True), (4242, True), (None, True), (4243, False), (NOBODY, False)]
 )
-async def test_root_and_the_user_are_relied_on_in_a_usual_place(
+async def test_only_root_and_the_user_are_relied_on_where_everybody_can_listen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int | None, relied: bool
 ) -> None:
     monkeypatch.setattr(module, "_LINUX", (str(tmp_path / "s"),))
-    monkeypatch.setattr(module, "_peer", lambda _: user)
+    monkeypatch.setattr(module, "_ANYBODYS", f"{tmp_path}/")
+    monkeypatch.setattr(module, "_peer", lambda _: module._Peer(user, 1))
     monkeypatch.setattr("opencode_mcp_tailscale.daemon.os.geteuid", lambda: 4242)
     with listening(tmp_path / "s"):
         if relied:
             assert (await find_daemon(settings(), platform="linux")).path
         else:
             assert f"the user {user} runs it" in await nowhere()
+        monkeypatch.setattr(module, "_ANYBODYS", f"{tmp_path}/elsewhere/")
+        assert (await find_daemon(settings(), platform="linux")).path
 
 
 async def test_who_runs_it_is_looked_at_for_every_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LINUX", (str(tmp_path / "s"),))
+    monkeypatch.setattr(module, "_ANYBODYS", f"{tmp_path}/")
     with listening(tmp_path / "s"):
         found = await find_daemon(settings(), platform="linux")
-        monkeypatch.setattr(module, "_peer", lambda _: os.geteuid() + 1)
+        monkeypatch.setattr(module, "_peer", lambda _: module._Peer(os.geteuid() + 1, 1))
         with pytest.raises(httpcore2.ConnectError, match="runs it"):
             await found.connect(1)
+
+
+# Where it is
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "elsewhere"),
+    [
+        ("net:[1]", "net:[2]", True),
+        ("net:[1]", "net:[1]", False),
+        ("net:[1]", "", False),  # another user's process, or one that is not to be seen
+        ("", "net:[2]", False),
+    ],
+)
+@pytest.mark.parametrize("process", [4711, None])
+async def test_a_process_that_can_be_seen_in_another_network_is_elsewhere(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: str,
+    there: str,
+    elsewhere: bool,
+    process: int | None,
+) -> None:
+    for name, network in (("self", here), ("4711", there)):
+        (tmp_path / name / "ns").mkdir(parents=True)
+        if network:
+            (tmp_path / name / "ns" / "net").symlink_to(network)
+    monkeypatch.setattr(module, "_PROCESSES", tmp_path)
+    monkeypatch.setattr(module, "_peer", lambda _: module._Peer(0, process))
+    with listening(tmp_path / "s") as path:
+        found = await find_daemon(settings(socket=str(path)))
+    assert found.elsewhere is (elsewhere and process is not None)
+
+
+async def test_a_tailscaled_that_runs_here_is_not_elsewhere(tmp_path: Path) -> None:
+    with listening(tmp_path / "s") as path:
+        assert not (await find_daemon(settings(socket=str(path)))).elsewhere
 
 
 # macOS
@@ -311,11 +368,30 @@ def test_a_link_that_names_no_port_is_passed_over(app: Path, target: str) -> Non
     assert list(module._macos_standalone(app)) == []
 
 
-def test_a_token_that_cannot_be_read_is_passed_over(app: Path) -> None:
+def test_a_token_that_makes_no_sense_is_passed_over(app: Path) -> None:
     standalone(app, 5, None)
     assert list(module._macos_standalone(app)) == []
     (app / "sameuserproof-5").write_bytes(b"\xff\xfe")
     assert list(module._macos_standalone(app)) == []
+
+
+async def test_a_token_that_only_administrators_can_read_is_named(
+    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standalone(app, 5)
+    monkeypatch.setattr(module, "_MACOS", (str(tmp_path / "s"),))
+    for parent in (app, *app.parents):
+        if parent.name.startswith(("app", "test_", "popen-", "pytest-")):
+            parent.chmod(0o755)
+    (app / "sameuserproof-5").chmod(0)
+    with somebody_else() if os.geteuid() == 0 else contextlib.nullcontext():
+        said = await nowhere("darwin")
+    assert said.startswith(
+        f"tailscaled cannot be reached. Tried: {app}/sameuserproof-5 (no permission: only administrators can "
+        f"read it); {tmp_path}/s (not there). "
+    )
+    with listening(tmp_path / "s"):
+        assert (await find_daemon(settings(), platform="darwin")).path == str(tmp_path / "s")
 
 
 @pytest.mark.parametrize(
@@ -351,15 +427,27 @@ def test_lsof_is_asked_for_the_users_own_app(tmp_path: Path, monkeypatch: pytest
     assert commands[0][1:] == ["-n", "-a", f"-u{os.getuid()}", "-c", "IPNExtension", "-F", "n"]
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.TimeoutExpired("lsof", 3)])
-def test_without_lsof_the_other_variants_are_tried(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.undo()
-
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (FileNotFoundError(), "is not there"),
+        (subprocess.TimeoutExpired("lsof", 3), "does not answer"),
+        (PermissionError(), "does not answer"),
+    ],
+)
+async def test_without_lsof_the_other_variants_are_tried_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
     def run(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert module._open_files() == []
+    monkeypatch.setattr(module, "_open_files", OPEN_FILES)
+    monkeypatch.setattr(module, "_MACOS", (str(tmp_path / "s"),))
+    told = f"the app of the App Store (lsof, which would tell its port, {why}); {tmp_path}/s (not there)."
+    assert told in await nowhere("darwin")
+    with listening(tmp_path / "s"):
+        assert (await find_daemon(settings(), platform="darwin")).path == str(tmp_path / "s")
 
 
 async def test_looking_does_not_block_the_event_loop(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:

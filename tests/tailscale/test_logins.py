@@ -8,7 +8,7 @@ import pytest
 
 from opencode_mcp_tailscale.localapi import LocalApi
 from opencode_mcp_tailscale.logins import Logins
-from opencode_mcp_tailscale.status import Status
+from opencode_mcp_tailscale.status import Status, Who
 from support.fake_tailscaled import FakeTailscaled
 from tailscale import tailscale_parts as parts
 
@@ -50,6 +50,29 @@ async def test_what_failed_is_asked_again(fake: FakeTailscaled, api: LocalApi) -
     fake.fail("whois", 503, "no netmap", times=1)
     assert await user_of_box(logins, api) == ""
     assert await user_of_box(logins, api) == "bob@example.com"
+
+
+async def test_of_too_many_who_stay_unknown_all_get_their_turns(
+    fake: FakeTailscaled, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opencode_mcp_tailscale.logins._AT_A_TIME", 2)
+    for number in range(5):
+        peer = fake.add_peer(f"a{number}", user=f"a{number}@example.com", ips=(f"100.64.1.{number}",))
+        fake.whois[peer.ips[0]] = {"Node": None, "UserProfile": None, "CapMap": None}
+    asked: list[str] = []
+    whois = api.whois
+
+    async def noted(address: str) -> Who | None:
+        asked.append(address)
+        return await whois(address)
+
+    monkeypatch.setattr(api, "whois", noted)
+    logins = Logins(api)
+    for _ in range(6):
+        await logins.complete(await api.status())
+    assert len(asked) == 12
+    assert asked.count("100.64.0.7") == 1  # who is known is not asked for again
+    assert {asked.count(f"100.64.1.{number}") for number in range(5)} == {2, 3}
 
 
 async def test_a_whois_that_hangs_delays_a_status_for_a_moment_only(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 from opencode_mcp import Endpoint, TransportError
@@ -268,6 +269,41 @@ async def test_what_somebody_else_serves_on_this_machine_is_not_vouched_for(
         here(fake, opencode.url)
         async with watching(fake, ports=(parts.NOWHERE, opencode.port)) as watched:
             assert [one.vouched for one in (await watched.lists("ndeskCNTRL/k3")).values()] == [False]
+
+
+async def test_who_still_goes_by_what_was_listed_before_sends_nothing_to_whom_it_is_another_users_by_now(
+    fake: FakeTailscaled, opencode: FakeOpenCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = os.geteuid() + 1
+    async with watching(fake, ports=(opencode.port,)) as watched:
+        before = (await watched.lists(f"ndeskCNTRL:{opencode.port}")).popitem()[1]
+        monkeypatch.setattr("opencode_mcp_tailscale.own.listening_user", lambda _: other)
+        monkeypatch.setattr("opencode_mcp_tailscale.own.peer_user", lambda _: other)
+        await until(lambda: not watched.published[-1][0].vouched)
+        assert before.vouched
+        async with watched.transport.connect(before) as route, parts.client(route) as asking:
+            with pytest.raises(httpx2.ConnectError, match="Another user of this machine"):
+                await asking.get("/secret", auth=("opencode", "secret"))
+        now = watched.published[-1][0]
+        async with watched.transport.connect(now) as route, parts.client(route) as asking:
+            assert (await asking.get("/global/health")).status_code == 200  # without a password, as core does
+    assert "/secret" not in [one.path for one in opencode.requests]
+
+
+async def test_who_still_goes_by_what_was_listed_before_is_led_to_no_machine_that_is_not_vouched_for_by_now(
+    fake: FakeTailscaled,
+) -> None:
+    box(fake, "k3", tags=("tag:a",))
+    async with watching(fake, tags=("tag:a",), allow_shared=True) as watched:
+        before = (await watched.lists("nbox/k3"))["nbox/k3"]
+        fake.update_peer("nbox", tags=(), sharer="eve@example.org")
+        await until(lambda: bool(watched.now) and not watched.now["nbox/k3"].vouched)
+        assert before.vouched
+        with pytest.raises(TransportError, match="do not vouch for"):
+            async with watched.transport.connect(before):
+                pass
+        async with watched.transport.connect(watched.now["nbox/k3"]):
+            pass
 
 
 async def test_what_listens_at_a_port_of_this_machine_is_listed_too(

@@ -1,8 +1,11 @@
 """How a machine is reached: over the interface or through tailscaled, by its name, and by many at once."""
 
 import contextlib
+import errno
 import ipaddress
 import os
+import socket
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import anyio
 import httpcore2
 import httpx2
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from opencode_mcp import Route
 from opencode_mcp.testing import FakeOpenCode
@@ -24,6 +28,8 @@ from tailscale import tailscale_parts as parts
 from tailscale.tailscale_parts import candidate, client, machine
 
 pytestmark = pytest.mark.anyio
+
+NOBODY = 65_534
 
 
 @pytest.fixture(autouse=True)
@@ -237,12 +243,92 @@ async def test_on_this_machine_nothing_is_sent_to_another_user_who_took_the_port
     url = f"http://127.0.0.1:{opencode.port}"
     async with client(reach.route(url, own=True, vouched=True, host=str)) as asking:
         assert (await asking.get("/global/health")).status_code == 200
-    monkeypatch.setattr("opencode_mcp_tailscale.own.listening_user", lambda url: 4711)
+    monkeypatch.setattr(own, "peer_user", lambda connection: 4711)
     heard = len(opencode.requests)
     async with client(reach.route(url, own=True, vouched=True, host=str)) as asking:
         with pytest.raises(httpx2.ConnectError, match="Another user of this machine"):
             await asking.get("/global/health")
     assert len(opencode.requests) == heard
+
+
+@pytest.mark.parametrize(
+    ("holding", "listening", "allowed"),
+    [
+        (4711, None, False),  # who accepted it, and listens no more
+        (4711, os.geteuid(), False),  # who has left the port to this user meanwhile
+        (os.geteuid(), 4711, True),
+        (os.geteuid(), None, True),
+        (None, 4711, False),
+        (None, os.geteuid(), True),
+        (None, None, True),  # the kernel does not tell
+    ],
+)
+async def test_on_this_machine_it_counts_who_holds_the_other_end_and_only_then_who_listens(
+    reach: Reach,
+    opencode: FakeOpenCode,
+    monkeypatch: pytest.MonkeyPatch,
+    holding: int | None,
+    listening: int | None,
+    allowed: bool,
+) -> None:
+    url = f"http://127.0.0.1:{opencode.port}"
+    ends: list[int] = []
+
+    def holder(connection: socket.socket) -> int | None:
+        ends.append(connection.getpeername()[1])
+        return holding
+
+    monkeypatch.setattr(own, "peer_user", holder)
+    monkeypatch.setattr(own, "listening_user", lambda url: listening)
+    monkeypatch.setattr(own, "announced_here", lambda: {"x": url})
+    async with client(reach.route(url, own=True, vouched=True, host=str)) as asking:
+        if allowed:
+            assert (await asking.get("/global/health")).status_code == 200
+        else:
+            with pytest.raises(httpx2.ConnectError, match="Another user of this machine"):
+                await asking.get("/global/health")
+    assert ends == [opencode.port]
+
+
+STRANGER = f"""
+import os, socket, sys
+os.setuid({NOBODY})
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+connection, _ = server.accept()
+server.close()
+print(len(connection.recv(1000)), flush=True)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root can be two users.")
+async def test_on_this_machine_another_user_who_accepts_and_listens_no_more_gets_nothing(
+    reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "listening_user", lambda url: None)  # as it may be by then
+    async with await anyio.open_process([sys.executable, "-c", STRANGER]) as stranger:
+        assert stranger.stdout is not None
+        said = BufferedByteReceiveStream(stranger.stdout)
+        port = int(await said.receive_until(b"\n", 100))
+        url = f"http://127.0.0.1:{port}"
+        monkeypatch.setattr(own, "announced_here", lambda: {"x": url})
+        async with client(reach.route(url, own=True, vouched=True, host=str)) as asking:
+            with pytest.raises(httpx2.ConnectError, match="Another user of this machine"):
+                await asking.get("/", auth=("opencode", "secret"))
+        assert await said.receive_until(b"\n", 100) == b"0"
+
+
+async def test_a_connection_of_this_machine_that_broke_meanwhile_is_an_error_of_httpx(
+    reach: Reach, opencode: FakeOpenCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def holder(connection: socket.socket) -> int | None:
+        raise OSError(errno.ENOTCONN, "not connected")
+
+    monkeypatch.setattr(own, "peer_user", holder)
+    route = reach.route(f"http://127.0.0.1:{opencode.port}", own=True, vouched=True, host=str)
+    async with client(route) as asking:
+        with pytest.raises(httpx2.ConnectError, match="not connected"):
+            await asking.get("/global/health")
 
 
 def test_what_this_user_announced_is_not_its_own_if_the_kernel_knows_better(

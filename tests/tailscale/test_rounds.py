@@ -559,13 +559,16 @@ async def test_a_silence_that_began_before_this_machine_was_back_does_not_count(
 
 
 async def test_to_hurry_thousands_takes_no_time() -> None:
-    rounds = Rounds(60.0)
-    for number in range(4000):
-        rounds._rest(Asked(NOBODY).question, 1000.0 + number % 10)
-    began = time.thread_time()
-    rounds.hurry_all()
-    assert time.thread_time() - began < 0.2  # 0.01 on a machine of today
-    assert len(rounds._ready) == 4000
+    took: list[float] = []
+    for _ in range(5):
+        rounds = Rounds(60.0)
+        for number in range(4000):
+            rounds._rest(Asked(NOBODY).question, 1000.0 + number % 10)
+        began = time.thread_time()
+        rounds.hurry_all()
+        took.append(time.thread_time() - began)
+        assert len(rounds._ready) == 4000
+    assert min(took) < 0.2  # 0.01 on a machine of today, but for what else it does
 
 
 class Unforeseen:

@@ -242,6 +242,42 @@ def test_a_key_that_has_expired_is_named() -> None:
     assert status.problem == "The key of this machine has expired: run `tailscale up --force-reauth`."
 
 
+@pytest.mark.parametrize(
+    "told", [{"Expired": True, "KeyExpiry": "2020-01-01T00:00:00Z"}, {"KeyExpiry": "2020-01-01T00:00:00Z"}]
+)
+def test_a_key_that_has_expired_is_why_a_login_is_needed(told: dict[str, Any]) -> None:
+    def problem(url: str) -> str:
+        return Status.read(document(BackendState="NeedsLogin", AuthURL=url, Self={**SELF, **told})).problem
+
+    assert problem("") == "The key of this machine has expired: run `tailscale up --force-reauth`."
+    assert problem("https://login.example/a") == (
+        "The key of this machine has expired: log in at https://login.example/a."
+    )
+
+
+@pytest.mark.parametrize(
+    "expiry",
+    [
+        None,
+        7,
+        "",
+        "soon",
+        "0001-01-01T00:00:00Z",
+        "2020-01-01T00:00:00",
+        "2020-01-01",
+        "2999-01-01T00:00:00Z",
+    ],
+)
+def test_a_login_that_is_needed_for_another_reason_is_not_put_on_the_key(expiry: object) -> None:
+    status = Status.read(document(BackendState="NeedsLogin", Self={**SELF, "KeyExpiry": expiry}))
+    assert status.problem == "Tailscale is logged out: log in with `tailscale up`."
+
+
+def test_a_tailscale_that_runs_knows_better_than_the_clock_when_its_key_expires() -> None:
+    status = Status.read(document(Self={**SELF, "KeyExpiry": "2020-01-01T00:00:00.123456789Z"}))
+    assert status.problem == ""
+
+
 def test_running_without_a_machine_is_a_problem() -> None:
     assert Status.read(document(Self=None)).problem == "tailscaled does not say which machine this is."
 

@@ -86,6 +86,27 @@ async def set_prefs(node: Node, **prefs: Any) -> None:
         assert (await client.patch("prefs", json=masked)).status_code == 200
 
 
+async def until_peers(api: LocalApi, *names: str) -> None:
+    """Wait until these are the peers that a node knows."""
+    found: set[str] = set()
+    with anyio.move_on_after(PATIENCE):
+        while (found := {one.short_name for one in (await api.status()).peers}) != set(names):
+            await anyio.sleep(0.02)
+        return
+    raise AssertionError(f"{found} instead of {names}")
+
+
+async def answers(gateway: "Gateway", endpoint: Endpoint) -> bool:
+    """Whether an instance can be reached by way of the gateway."""
+    async with (
+        gateway.transport.connect(endpoint) as route,
+        httpx2.AsyncClient(
+            transport=route.transport, base_url=route.base_url, headers=route.headers, timeout=PATIENCE
+        ) as client,
+    ):
+        return (await client.get(f"{route.base_url}/global/health")).json()["healthy"]
+
+
 async def until_config(node: Node, *names: str) -> Row:
     """Wait until the announcers of these names, and no others, are in the serve config; return it."""
     found: Row = {}
@@ -102,6 +123,7 @@ class Gateway:
     def __init__(self, api: LocalApi, node: Node, **given: Any) -> None:
         self.transport = Tailscale(settings(node.socket, **given), api)
         self.endpoints: Sequence[Endpoint] = ()
+        self.published = 0
 
     async def run(self) -> None:
         await self.transport.watch(self._publish)
@@ -115,6 +137,13 @@ class Gateway:
 
     def _publish(self, endpoints: Sequence[Endpoint]) -> None:
         self.endpoints = endpoints
+        self.published += 1
+
+    def sees_online(self, node: Node) -> bool:
+        """Whether the look-out takes a node to be online."""
+        assert self.transport._lookout is not None
+        peer = self.transport._lookout._peers.get(node.id)
+        return peer is not None and peer.candidate.machine.online
 
 
 @contextlib.asynccontextmanager
@@ -133,17 +162,43 @@ async def test_what_is_announced_is_listed_on_another_machine_and_can_be_reached
 
         await gateway.until("shop", seconds=10)
         [listed] = gateway.endpoints
-        async with gateway.transport.connect(listed) as route:
-            client = httpx2.AsyncClient(
-                transport=route.transport, base_url=route.base_url, headers=route.headers
-            )
-            async with client:
-                response = await client.get(f"{route.base_url}/global/health")
-        assert response.json()["healthy"] is True
+        assert await answers(gateway, listed)
 
         await one.leave()
         await gateway.until()
         assert not (await serve_config(a)).get("Foreground")
+
+
+async def test_a_machine_that_joins_leaves_returns_and_is_removed_is_followed_by_the_bus_alone(
+    net: Tailnet, b: Node
+) -> None:
+    soon = 10.0  # well before the status is read anyway, each 60 s
+    c = await net.add("c")
+    async with FakeOpenCode().serve() as opencode, desk_at(c.socket) as desk:
+        await desk.announce("shop", opencode.url)
+        await net.hide(c, True)
+        async with LocalApi(settings(b.socket)) as api:
+            await until_peers(api, "a")
+        async with gateway_on(b, rescan_seconds=600) as gateway:
+            await until(lambda: gateway.published, PATIENCE)
+            assert gateway.names == set()
+
+            await net.hide(c, False)
+            await gateway.until("shop", seconds=soon)
+            [joined] = gateway.endpoints
+            assert await answers(gateway, joined)
+
+            await net.stop(c)
+            await until(lambda: not gateway.sees_online(c), soon)
+            again = await net.start(c)
+            assert again.id == c.id
+            await until(lambda: gateway.sees_online(c), soon)
+            await until_index(b.socket, "c.tail.test", "shop", seconds=soon)
+            assert [(one.id, one.url) for one in gateway.endpoints] == [(joined.id, joined.url)]
+            assert await answers(gateway, joined)
+
+            await net.remove(c)
+            await gateway.until(seconds=soon)
 
 
 async def test_two_share_an_index_and_the_heir_is_there_in_time(a: Node, b: Node) -> None:
@@ -330,12 +385,13 @@ async def test_a_machine_that_is_renamed_tells_its_index_under_the_new_name(
         assert f"{A}:{PORT}" not in str(await serve_config(a))
 
 
-async def test_a_machine_that_is_logged_out_or_stopped_says_so(net: Tailnet, a: Node) -> None:
+async def test_a_machine_whose_key_has_expired_or_that_is_stopped_says_so(net: Tailnet, a: Node) -> None:
+    expired = "The key of this machine has expired: run `tailscale up --force-reauth`."
     async with desk_at(a.socket) as desk:
         one = await desk.announce("shop")
         await net.expire(a)
-        assert await one.failure()
-        assert await desk.start().failure()
+        assert await one.failure() == expired
+        assert await desk.start().failure() == expired
         await net.expire(a, False)
 
         await set_prefs(a, WantRunning=False)

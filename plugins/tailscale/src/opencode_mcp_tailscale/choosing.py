@@ -54,9 +54,21 @@ def choose(status: Status, settings: TailscaleSettings) -> Choice:
         if reason := _refusal(machine, own, settings):
             reasons[reason] += 1
         else:
-            candidates[machine.id] = Candidate(machine=machine, vouched=_vouched(machine, own, settings))
+            candidates[machine.id] = Candidate(
+                machine=_reachable_first(machine, own), vouched=_vouched(machine, own, settings)
+            )
     known = set[str]().union(*map(_names, [own, *status.peers])) if named else set[str]()
     return Choice(candidates=candidates, left_out=[*_counted(reasons, status), *_missing(named - known)])
+
+
+def _reachable_first(machine: Machine, own: Machine) -> Machine:
+    """Put those addresses of a machine first that are of a kind which this machine has on the tailnet too."""
+    kinds = {one.version for one in own.addresses}
+    first, *_ = machine.addresses
+    if first.version in kinds:
+        return machine
+    ordered = sorted(machine.addresses, key=lambda one: one.version not in kinds)
+    return dataclasses.replace(machine, addresses=tuple(ordered))
 
 
 def _refusal(machine: Machine, own: Machine, settings: TailscaleSettings) -> str:

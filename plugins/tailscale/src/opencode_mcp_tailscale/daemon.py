@@ -9,6 +9,7 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio.to_thread
 import httpcore2
@@ -20,14 +21,18 @@ from opencode_mcp_tailscale.through import UnixStream, network_backend
 _UNIX = ("/var/run/tailscale/tailscaled.sock",)
 _LINUX = (
     *_UNIX,
-    "/tmp/tailscaled.sock",  # noqa: S108 - Tailscale's container image; see `Daemon.connect`
+    "/tmp/tailscaled.sock",  # noqa: S108 - Tailscale's container image; see `_ANYBODYS`
     "/var/packages/Tailscale/var/tailscaled.sock",  # Synology, DSM 7
     "/var/packages/Tailscale/etc/tailscaled.sock",  # Synology, DSM 6
     "/tmp/tailscale/tailscaled.sock",  # noqa: S108 - QNAP
     "/var/snap/tailscale/common/socket/tailscaled.sock",
 )
+_ANYBODYS = "/tmp/"  # noqa: S108
+"""Where everybody can pretend to be tailscaled. The other places are root's, or the package manager's: there
+it may run as a user of its own, as on Synology, or as a root whom a container sees as nobody."""
 _MACOS = ("/var/run/tailscaled.socket", "/var/run/tailscale/tailscaled.sock")
 _MACOS_APP = Path("/Library/Tailscale")
+_PROCESSES = Path("/proc")
 _CONNECT_SECONDS = 1.0
 _LSOF_SECONDS = 3.0
 _HIGHEST_PORT = 65_535
@@ -42,13 +47,15 @@ class Daemon:
         path: Its Unix socket; empty if it is at a port.
         port: Its port on 127.0.0.1; 0 if it is at a Unix socket.
         token: What it wants as the password at a port.
-        named: Whether the user named the socket, so that whoever runs it is right.
+        named: Whether the user named the socket, so that whoever runs it is right wherever it is.
+        elsewhere: Whether it was seen in another network namespace: its loopback is not ours.
     """
 
     path: str = ""
     port: int = 0
     token: str = dataclasses.field(default="", repr=False)
     named: bool = False
+    elsewhere: bool = False
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -63,8 +70,6 @@ class Daemon:
     async def connect(self, timeout: float | None) -> httpcore2.AsyncNetworkStream:
         """Open a connection.
 
-        Some of the usual places are in `/tmp`, where everybody can pretend to be tailscaled.
-
         Raises:
             httpcore2.ConnectError: It cannot be connected to, or not relied on.
             httpcore2.ConnectTimeout: It does not answer.
@@ -72,7 +77,8 @@ class Daemon:
         if not self.path:
             return await network_backend().connect_tcp("127.0.0.1", self.port, timeout)
         stream = UnixStream(await network_backend().connect_unix_socket(self.path, timeout))
-        user = None if self.named else _peer(stream.get_extra_info("socket"))
+        doubtful = not self.named and self.path.startswith(_ANYBODYS)
+        user = _peer(stream.get_extra_info("socket")).user if doubtful else None
         if user in (None, 0, os.geteuid()):
             return stream
         await stream.aclose()
@@ -93,10 +99,13 @@ async def find_daemon(settings: TailscaleSettings, *, platform: str = sys.platfo
     failures: list[str] = []
     chosen = settings.socket or settings.container_socket
     for daemon in await anyio.to_thread.run_sync(lambda: list(_candidates(chosen, platform))):
-        failure = await _failure(daemon)
-        if not failure:
-            return daemon
-        failures.append(f"{daemon} ({failure})")
+        if isinstance(daemon, str):
+            failures.append(daemon)
+            continue
+        tried = await _tried(daemon)
+        if not isinstance(tried, str):
+            return tried
+        failures.append(f"{daemon} ({tried})")
     advice = (
         f"Correct {'TAILSCALE_SOCKET' if settings.socket else 'TS_SOCKET'}, or start tailscaled."
         if chosen
@@ -106,7 +115,8 @@ async def find_daemon(settings: TailscaleSettings, *, platform: str = sys.platfo
     raise TransportError(f"tailscaled cannot be reached. Tried: {'; '.join(failures)}. {advice}")
 
 
-def _candidates(chosen: str, platform: str) -> Iterator[Daemon]:
+def _candidates(chosen: str, platform: str) -> Iterator[Daemon | str]:
+    """Where it may be; of what is known not to be usable, what and why."""
     if chosen:
         yield Daemon(path=chosen, named=True)
     elif platform == "darwin":
@@ -116,15 +126,19 @@ def _candidates(chosen: str, platform: str) -> Iterator[Daemon]:
         yield from (Daemon(path=path) for path in (_LINUX if platform == "linux" else _UNIX))
 
 
-async def _failure(daemon: Daemon) -> str:
+async def _tried(daemon: Daemon) -> Daemon | str:
+    """Return it with what is seen of it, if it accepts connections; else why not."""
     try:
         stream = await daemon.connect(_CONNECT_SECONDS)
     except httpcore2.ConnectTimeout:
         return "it does not answer"
     except httpcore2.ConnectError as error:
         return _why(error)
+    process = _peer(stream.get_extra_info("socket")).process if daemon.path else None
     await stream.aclose()
-    return ""
+    if process is None:
+        return daemon
+    return dataclasses.replace(daemon, elsewhere=await anyio.to_thread.run_sync(_is_elsewhere, process))
 
 
 def _why(error: httpcore2.ConnectError) -> str:
@@ -144,25 +158,53 @@ def _why(error: httpcore2.ConnectError) -> str:
             return str(error)
 
 
-def _peer(connected: socket.socket) -> int | None:
-    """Return the user id of who listens at a Unix socket; None where the kernel does not tell (not Linux)."""
+class _Peer(NamedTuple):
+    """Who listens at a Unix socket, as far as the kernel tells: the user, and the process."""
+
+    user: int | None
+    process: int | None
+
+
+def _peer(connected: socket.socket) -> _Peer:
+    """Return who listens at a Unix socket; nothing where the kernel does not tell (not Linux).
+
+    The process is None if it is not to be seen from here, as from a container.
+    """
     if not hasattr(socket, "SO_PEERCRED"):
-        return None
+        return _Peer(None, None)
     told = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", told)[1]
+    process, user, _ = struct.unpack("3i", told)
+    return _Peer(user, process or None)
 
 
-def _macos_apps() -> Iterator[Daemon]:
+def _is_elsewhere(process: int) -> bool:
+    """Whether a process is in another network namespace; not if that cannot be told, as of another user's."""
+    try:
+        here, there = ((_PROCESSES / one / "ns/net").readlink() for one in ("self", str(process)))
+    except OSError:
+        return False
+    return here != there
+
+
+def _macos_apps() -> Iterator[Daemon | str]:
     """The graphical variants: that of the App Store, whose port and token lsof knows, and the other one."""
-    yield from _macos_store(_open_files())
+    try:
+        found: Sequence[Daemon | str] = list(_macos_store(_open_files()))
+    except OSError as error:
+        why = "is not there" if isinstance(error, FileNotFoundError) else "does not answer"
+        found = [f"the app of the App Store (lsof, which would tell its port, {why})"]
+    yield from found
     yield from _macos_standalone(_MACOS_APP)
 
 
-def _macos_standalone(folder: Path) -> Iterator[Daemon]:
+def _macos_standalone(folder: Path) -> Iterator[Daemon | str]:
     """A link names the port, and a file that only administrators can read holds the token."""
     try:
         port = int((folder / "ipnport").readlink().name)
         token = (folder / f"sameuserproof-{port}").read_text("ascii").strip()
+    except PermissionError as error:
+        yield f"{error.filename} (no permission: only administrators can read it)"
+        return
     except (OSError, ValueError):
         return
     if 0 < port <= _HIGHEST_PORT:
@@ -180,6 +222,11 @@ def _macos_store(names: Sequence[str]) -> Iterator[Daemon]:
 
 
 def _open_files() -> Sequence[str]:
+    """Return which files the app of the App Store has open, if this user runs it.
+
+    Raises:
+        OSError: There is no lsof, or it cannot be run, or takes too long.
+    """
     import subprocess  # only here
 
     command = ["/usr/sbin/lsof", "-n", "-a", f"-u{os.getuid()}", "-c", "IPNExtension", "-F", "n"]
@@ -193,6 +240,6 @@ def _open_files() -> Sequence[str]:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-    except (OSError, subprocess.SubprocessError):
-        return []
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(str(error)) from None
     return [line[1:] for line in done.stdout.splitlines() if line.startswith("n")]

@@ -190,6 +190,14 @@ class LocalApi(Backend):
                     await stream.aclose()
         raise refusal
 
+    async def elsewhere(self) -> bool:
+        """Whether tailscaled was seen in another network namespace, when it was found.
+
+        Raises:
+            TransportError: It is nowhere.
+        """
+        return (await self._found()).elsewhere
+
     async def open(self, host: str, port: int, timeout: float | None) -> httpcore2.AsyncNetworkStream:
         """Open a connection to tailscaled, whatever the host; see `Backend`.
 

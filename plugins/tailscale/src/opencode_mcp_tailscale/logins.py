@@ -27,16 +27,24 @@ class Logins:
         self._api = api
         self._of = ""
         self._known: dict[int, str] = {}
+        self._tried: dict[int, float] = {}
+        """When each user was asked for last."""
 
     async def complete(self, status: Status) -> Status:
-        """Return a status with the login names that can be found out in 3 s; the others stay empty."""
+        """Return a status with the login names that can be found out in 3 s; the others stay empty.
+
+        If there are too many, those are asked for that were not asked for the longest.
+        """
         own = status.own.id if status.own else ""
         if own != self._of:  # of another tailnet, perhaps, with other users of the same numbers
-            self._of, self._known = own, {}
+            self._of, self._known, self._tried = own, {}, {}
         unknown = [one for one in status.peers if not one.user and not one.tags and one.user_id]
         asking = {one.user_id: one for one in unknown if one.addresses and one.user_id not in self._known}
+        self._tried = {user_id: when for user_id, when in self._tried.items() if user_id in asking}
+        waiting = sorted(asking.items(), key=lambda one: self._tried.get(one[0], float("-inf")))
         with anyio.move_on_after(_SECONDS):
-            for user_id, machine in list(asking.items())[:_AT_A_TIME]:
+            for user_id, machine in waiting[:_AT_A_TIME]:
+                self._tried[user_id] = anyio.current_time()
                 if login := await self._ask(machine):
                     self._known[user_id] = login
         named = {one.id: dataclasses.replace(one, user=self._known.get(one.user_id, "")) for one in unknown}

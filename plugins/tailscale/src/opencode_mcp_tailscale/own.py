@@ -6,7 +6,7 @@ import anyio
 import anyio.to_thread
 import httpcore2
 
-from opencode_mcp import announced_here, listening_user
+from opencode_mcp import announced_here, listening_user, peer_user
 from opencode_mcp_tailscale.status import Address
 from opencode_mcp_tailscale.through import Backend, network_backend
 
@@ -37,7 +37,7 @@ class Mine(Backend):
         mine = False
         try:
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            mine = await anyio.to_thread.run_sync(is_mine, url)
+            mine = await anyio.to_thread.run_sync(_leads_to_me, stream.get_extra_info("socket"), url)
         finally:
             if not mine:
                 with anyio.move_on_after(1, shield=True):
@@ -45,6 +45,18 @@ class Mine(Backend):
         if not mine:
             raise httpcore2.ConnectError("Another user of this machine listens there.")
         return stream
+
+
+def _leads_to_me(connection: socket.socket, url: str) -> bool:
+    """Whether it is this user who holds the other end of a connection to a URL of this machine. It blocks.
+
+    Who only listens there may do so no more, or not yet, when that is asked.
+    """
+    try:
+        user = peer_user(connection)
+    except OSError as error:
+        raise httpcore2.ConnectError(str(error)) from error
+    return is_mine(url) if user is None else user == geteuid()
 
 
 def is_mine(url: str) -> bool:

@@ -2,7 +2,6 @@
 
 import logging
 import random
-from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -65,10 +64,15 @@ class Sharing:
                 "This machine accepts no connections from the tailnet: run "
                 "`tailscale set --shields-up=false`."
             )
-        if status.kernel and status.own.addresses and not any(map(is_here, status.own.addresses)):
+        if status.kernel:
+            elsewhere = bool(status.own.addresses) and not any(map(is_here, status.own.addresses))
+        else:
+            elsewhere = await self._api.elsewhere()
+        if elsewhere:
             raise ImpossibleError(
                 "tailscaled is outside of this container, or network namespace, and would forward to what "
-                "listens there: announce from outside, or run tailscaled in here."
+                "listens there: announce from there, run tailscaled in here, or let both share the network "
+                "(`network_mode: service:...`)."
             )
         self._name = status.own.name
 
@@ -93,8 +97,7 @@ class Sharing:
             try:
                 await self._api.set_serve_config(wanted, tag)
             except ConflictError:
-                pause = _CONFLICT_SECONDS * (attempt + 1)  # longer, the more others there seem to be
-                await anyio.sleep(pause * random.uniform(0.2, 2))  # noqa: S311 - spreads load
+                await _wait(attempt)
             except LocalApiError as error:
                 await self.check()  # which may know better what is wrong
                 raise _explained(error) from None
@@ -143,15 +146,18 @@ class Sharing:
         Raises:
             TransportError: tailscaled does not take it.
         """
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             config, tag = await self._api.serve_config()
             if serving.holder(config, self._port) in ("", self._member.session):
                 return  # tailscaled does it all, once the session ends
             left = serving.without(config, self._member, self._port)
             if left == config:
                 return
-            with suppress(ConflictError):  # as the session ends at the same time, for one
+            try:
                 await self._api.set_serve_config(left, tag)
+            except ConflictError:  # others leave at the same time, for one
+                await _wait(attempt)
+            else:
                 return
 
 
@@ -168,6 +174,12 @@ class Lasting:
         if what is None or what != self._what:
             self._what, self._since = what, now
         return now - self._since
+
+
+async def _wait(attempt: int) -> None:
+    """Wait after a conflict; longer, the more others there seem to be."""
+    pause = _CONFLICT_SECONDS * (attempt + 1)
+    await anyio.sleep(pause * random.uniform(0.2, 2))  # noqa: S311 - spreads load
 
 
 def is_final(error: TransportError) -> bool:

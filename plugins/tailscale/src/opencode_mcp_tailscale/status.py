@@ -4,6 +4,7 @@ import dataclasses
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
 _NODE_ID = re.compile(r"[!-~]{1,128}")
 _MULLVAD = ".mullvad.ts.net"
-_RUNNING = "Running"
+_RUNNING, _NEEDS_LOGIN = "Running", "NeedsLogin"
 _NETWORKS = (ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd7a:115c:a1e0::/48"))
 """Where all addresses of tailnets are, those of headscale too."""
 
@@ -30,7 +31,7 @@ class Machine:
         user: The login name of its owner; empty if it is tagged, or not known.
         user_id: The owner's id.
         tags: Its tags.
-        addresses: On the tailnet, IPv4 first.
+        addresses: On the tailnet, the one to be used first: IPv4, unless `choose` knows better.
         online: Whether it is connected to the control plane.
         expired: Whether its key has expired.
         shared: Whether it is of another tailnet, and shared with this user.
@@ -98,11 +99,14 @@ class Status:
         # In its own words, since the suffix of the tailnet is no longer told otherwise by new versions.
         suffix = _suffix(document)
         found = [_machine(one, users, suffix) for one in mapping(document.get("Peer")).values()]
+        own = _machine(document.get("Self"), users, suffix)
+        if own is not None and state == _NEEDS_LOGIN and _is_past(mapping(document.get("Self"))):
+            own = dataclasses.replace(own, expired=True)
         return cls(
             state=clean_line(state, 40),
             login_url=clean_line(text(document.get("AuthURL")), 300),
             kernel=document.get("TUN") is True,
-            own=_machine(document.get("Self"), users, suffix),
+            own=own,
             peers=[one for one in found if one is not None],
             malformed=sum(one is None for one in found),
         )
@@ -110,19 +114,18 @@ class Status:
     @property
     def problem(self) -> str:
         """Why nobody can be reached on the tailnet, and what to do; or empty."""
+        if self.own is not None and self.own.expired and self.state in (_RUNNING, _NEEDS_LOGIN):
+            mend = f"log in at {self.login_url}" if self.login_url else "run `tailscale up --force-reauth`"
+            return f"The key of this machine has expired: {mend}."
         if self.state == _RUNNING:
-            if self.own is None:
-                return "tailscaled does not say which machine this is."
-            if self.own.expired:
-                return "The key of this machine has expired: run `tailscale up --force-reauth`."
-            return ""
+            return "" if self.own else "tailscaled does not say which machine this is."
         if self.state not in _STATES:
             return f"Tailscale is not running: its state is {self.state}."
         return _STATES[self.state].format(f"at {self.login_url}" if self.login_url else "with `tailscale up`")
 
 
 _STATES = {
-    "NeedsLogin": "Tailscale is logged out: log in {}.",
+    _NEEDS_LOGIN: "Tailscale is logged out: log in {}.",
     "NeedsMachineAuth": "This machine waits to be approved by an administrator of the tailnet.",
     "Stopped": "Tailscale is stopped: run `tailscale up`.",
     "Starting": "Tailscale is starting.",
@@ -193,6 +196,16 @@ def _machine(found: object, users: Mapping[int, str], suffix: str) -> Machine | 
         mullvad=name.endswith(_MULLVAD),
         busy=told.get("Active") is True or bool(text(told.get("CurAddr"))),
     )
+
+
+def _is_past(told: Mapping[str, Any]) -> bool:
+    """Whether the time at which a key expires is over, by this machine's clock."""
+    try:
+        expiry = datetime.fromisoformat(text(told.get("KeyExpiry")))
+    except ValueError:
+        return False
+    # In the year 1, as Go writes no time, it never does.
+    return expiry.year > 1 and expiry.tzinfo is not None and expiry < datetime.now(UTC)
 
 
 def _addresses(found: object) -> tuple[Address, ...]:

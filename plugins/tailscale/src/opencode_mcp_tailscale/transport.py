@@ -137,6 +137,9 @@ class Tailscale(Transport):
         listed = lookout.listed(endpoint) if lookout else None
         if lookout is None or listed is None:
             raise TransportError(f"{endpoint.name} is not on the tailnet any more.")
+        own = listed.candidate.own
+        if endpoint.vouched and not own and not listed.endpoint.vouched:
+            raise TransportError(f"{endpoint.name} is on a machine that you do not vouch for any more.")
         present = listed
 
         def host() -> str:
@@ -145,9 +148,8 @@ class Tailscale(Transport):
             present = lookout.listed(endpoint) or present
             return present.host
 
-        yield lookout.reach.route(
-            listed.endpoint.url, own=listed.candidate.own, vouched=listed.endpoint.vouched, host=host
-        )
+        # Whether the password is sent goes by the endpoint that was given, whatever is known by now.
+        yield lookout.reach.route(listed.endpoint.url, own=own, vouched=endpoint.vouched, host=host)
 
     def _new(self) -> "Lookout":
         from opencode_mcp_tailscale.lookout import Lookout  # not for announcing
