@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from opencode_mcp import CONTRACT_VERSION
+from opencode_mcp import CONTRACT_VERSION, packages
 from opencode_mcp.testing import FakeOpenCode
 from support.command import Command, Outcome
 from support.distributions import Site
@@ -116,15 +116,16 @@ REFUSED = {
         "    raise ValueError('no luck')",
         (
             "Plugin 'import-error' (from import-error-dist 0.7, transport_import_error) is broken: "
-            "ValueError: no luck. Install it afresh: pip install --force-reinstall import-error-dist"
+            f"ValueError: no luck. Install it afresh: {packages.reinstall('import-error-dist')}"
         ),
     ),
     "missing-dependency": (
         "    import surely_missing.part",
         (
             "Plugin 'missing-dependency' (from missing-dependency-dist 0.7, transport_missing_dependency) is "
-            "broken: ModuleNotFoundError: No module named 'surely_missing'. Install it afresh: pip install "
-            "--force-reinstall missing-dependency-dist (it needs the module 'surely_missing')"
+            "broken: ModuleNotFoundError: No module named 'surely_missing'. "
+            "Install it afresh, with the module 'surely_missing' that it needs: "
+            f"{packages.reinstall('missing-dependency-dist')}"
         ),
     ),
     "wrong-contract": (
@@ -132,14 +133,14 @@ REFUSED = {
         (
             "Transport 'wrong-contract' (from wrong-contract-dist 0.7, transport_wrong_contract) was made "
             f"for contract version 99, this opencode-mcp has version {CONTRACT_VERSION}. Update both: "
-            "pip install -U opencode-mcp-core wrong-contract-dist"
+            f"{packages.update('opencode-mcp-core', 'wrong-contract-dist')}"
         ),
     ),
     "hook-raises": (
         "    @hookimpl\n    def opencode_mcp_transports():\n        raise OSError('no disk')",
         (
             "Plugin 'hook-raises' (from hook-raises-dist 0.7, transport_hook_raises) is broken: "
-            "OSError: no disk. Install it afresh: pip install --force-reinstall hook-raises-dist"
+            f"OSError: no disk. Install it afresh: {packages.reinstall('hook-raises-dist')}"
         ),
     ),
     "misspelled": (
@@ -207,7 +208,7 @@ async def test_code_that_hangs_as_it_is_loaded_is_given_up_after_ten_seconds(
         (line,) = ended.err.splitlines()
         assert line.startswith(f"opencode-mcp: Plugin '{name}' (from {name}-dist 0.7, ")
         assert "has not returned within 10 s" in line
-        assert line.endswith(f"Install it afresh: pip install --force-reinstall {name}-dist")
+        assert line.endswith(f"Install it afresh: {packages.reinstall(f'{name}-dist')}")
 
     async def installed() -> None:
         ended = await run(command, hooks, "instances", "--json")
@@ -216,7 +217,7 @@ async def test_code_that_hangs_as_it_is_loaded_is_given_up_after_ten_seconds(
         (line,) = ended.err.splitlines()
         assert "Plugin 'hanging-plugin' (from hanging-plugin-dist 0.7, " in line
         assert "has not returned within 10 s" in line
-        assert "pip install --force-reinstall hanging-plugin-dist" in line
+        assert packages.reinstall("hanging-plugin-dist") in line
 
     async with healthy(command), anyio.create_task_group() as tasks:
         for name in HANGING:
@@ -245,12 +246,12 @@ async def test_broken_plugins_with_instance_hooks_are_left_out_with_a_line_each_
 ):
     told = tmp_path / "told"
     broken = {
-        "import-error": ("    raise ValueError('no luck')", "ValueError: no luck", "pip install"),
-        "exits": ("    raise SystemExit(9)", "SystemExit: 9", "pip install"),
+        "import-error": ("    raise ValueError('no luck')", "ValueError: no luck", "Install it afresh: "),
+        "exits": ("    raise SystemExit(9)", "SystemExit: 9", "Install it afresh: "),
         "missing-dependency": (
             "    import surely_missing",
             "No module named 'surely_missing'",
-            "pip install --force-reinstall missing-dependency-dist (it needs the module 'surely_missing')",
+            packages.reinstall("missing-dependency-dist"),
         ),
         "misspelled": (hook("admits", "endpoint", "pass"), "opencode_mcp_instance_admits", "Update"),
         "other-arguments": (hook("admit", "end_point", "pass"), "end_point", "Update"),
@@ -421,7 +422,7 @@ async def test_transports_that_publish_nonsense_or_nothing_are_noted_and_leave_t
     assert states(overview)["laptop-shop"] == "online"
     lines = message_lines(ended.err)
     for name, (_, why, _) in broken.items():
-        mend = f"pip install -U {name}-dist"
+        mend = packages.update(f"{name}-dist")
         the_one(overview["notes"], f"transport {name} (from {name}-dist 0.7)", why, mend)
         the_one(lines, f"Transport {name} (from {name}-dist 0.7)", why, mend)
     assert len(overview["notes"]) == len(lines) == len(broken)
@@ -443,7 +444,7 @@ async def test_a_transport_that_opens_no_route_is_told_once_and_its_instance_say
     wanted = (
         "Transport routeless (from routeless",
         "failed to reach nobody-1 with",
-        "pip install -U routeless",
+        "Update it: ",
     )
     the_one(messages(wire), *wanted)
     assert len(messages(wire)) == 1
@@ -464,7 +465,7 @@ async def test_of_a_million_endpoints_five_thousand_count_and_the_others_work(co
         assert sent["structuredContent"]["text"] == "You said: hello"
         await leave(wire)
     assert len(overview["instances"]) == 5_001
-    parts = ("It publishes 1020000 endpoints; only the first 5000 count", "pip install -U The-Million")
+    parts = ("It publishes 1020000 endpoints; only the first 5000 count", packages.update("The-Million"))
     the_one(overview["notes"], "transport million (from The-Million 0.7)", *parts)
     the_one(messages(wire), "Transport million (from The-Million 0.7)", *parts)
     assert len(messages(wire)) == 1
@@ -504,7 +505,7 @@ async def test_a_transport_that_fails_again_and_again_or_never_returns_is_told_o
     async def noted(name: str, why: str, wire: Wire) -> dict[str, str]:
         overview = await until_overview(wire, lambda seen: why in "".join(seen["notes"]))
         (note,) = overview["notes"]
-        the_one([note], f"transport {name} (from {name}-dist 0.7)", why, f"pip install -U {name}-dist")
+        the_one([note], f"transport {name} (from {name}-dist 0.7)", why, packages.update(f"{name}-dist"))
         assert states(overview)["laptop-shop"] == "online"
         return states(overview)
 
@@ -523,7 +524,7 @@ async def test_a_transport_that_fails_again_and_again_or_never_returns_is_told_o
             ("flaky", every_second_time, fails_again_and_again, "It failed with OSError"),
             ("hangs", "await anyio.sleep_forever()", never_returns, "It has been starting for"),
         ):
-            told = (f"Transport {name} (from {name}-dist 0.7)", why, f"pip install -U {name}-dist")
+            told = (f"Transport {name} (from {name}-dist 0.7)", why, packages.update(f"{name}-dist"))
             tasks.start_soon(told_once, name, body, then, *told)
         told = ("Transport blocks-dist 0.7 holds it up", "update that package", "transport_blocks.py")
         tasks.start_soon(told_once, "blocks", blocks_once, went_on, *told)

@@ -1,6 +1,7 @@
 """What people are told to run to install a package fits the environment in which opencode-mcp runs."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,36 +10,86 @@ from opencode_mcp import packages
 from opencode_mcp.errors import PluginError
 from opencode_mcp.plugins import OFFICIAL, Plugins, missing_transports
 
+PIP_OF_ITS_OWN = "'/a b/bin/python' -m pip install"
 
-def commands() -> list[str]:
+
+def a_tool_of_uv(place: Path) -> Path:
+    (place / "opencode-mcp").mkdir()
+    (place / "opencode-mcp/uv-receipt.toml").touch()
+    return place / "opencode-mcp"
+
+
+def a_tool_of_pipx(place: Path) -> Path:
+    (place / "opencode-mcp").mkdir()
+    (place / "opencode-mcp/pipx_metadata.json").touch()
+    return place / "opencode-mcp"
+
+
+def one_of_uvx(place: Path) -> Path:
+    return place / "archive-v0/5f2b"
+
+
+def a_project_of_uv(place: Path) -> Path:
+    (place / "uv.lock").touch()
+    return place / ".venv"
+
+
+@pytest.mark.parametrize(
+    ("made", "commands"),
+    [
+        (
+            a_tool_of_uv,
+            [
+                "with each --with that it has already: uv tool install opencode-mcp --with one",
+                "uv tool upgrade opencode-mcp",
+                "uv tool upgrade opencode-mcp --reinstall",
+            ],
+        ),
+        (
+            a_tool_of_pipx,
+            [
+                "pipx inject opencode-mcp one",
+                "pipx upgrade --include-injected opencode-mcp",
+                "pipx reinstall opencode-mcp",
+            ],
+        ),
+        (
+            one_of_uvx,
+            ["uvx --with one opencode-mcp", "uvx --refresh opencode-mcp", "uvx --refresh opencode-mcp"],
+        ),
+        (a_project_of_uv, ["uv add one", "uv sync --upgrade", "uv sync --reinstall-package one"]),
+    ],
+)
+def test_it_is_the_tool_that_made_the_environment(
+    made: Callable[[Path], Path], commands: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(made(tmp_path)))
+    assert told(monkeypatch) == commands
+
+
+def test_pip_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda name: object())
+    monkeypatch.setattr(sys, "prefix", "/a b")
+    monkeypatch.setattr(sys, "executable", "/a b/bin/python")
+    assert told(monkeypatch) == [
+        f"{PIP_OF_ITS_OWN} one",
+        f"{PIP_OF_ITS_OWN} -U one two",
+        f"{PIP_OF_ITS_OWN} --force-reinstall one",
+    ]
+    monkeypatch.setattr(sys, "base_prefix", "/a b")
+    assert told(monkeypatch)[0] == "pip install one"
+
+
+def test_without_pip_it_is_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "prefix", "/a b")
+    command = "uv pip install --python '/a b'"
+    assert told(monkeypatch) == [f"{command} one", f"{command} -U one two", f"{command} --reinstall one"]
+
+
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(packages, "_WORDS", packages._words())
     return [packages.install("one"), packages.update("one", "two"), packages.reinstall("one")]
-
-
-@pytest.mark.parametrize("pip", ["pip", "uv pip"])
-def test_in_an_environment_with_and_without_pip_that_is_used_which_works(
-    pip: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packages, "_PIP", pip)
-    assert commands() == [
-        f"{pip} install one",
-        f"{pip} install -U one two",
-        f"{pip} install --force-reinstall one",
-    ]
-
-
-def test_a_tool_that_uv_installed_is_changed_by_its_name_and_keeps_what_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "opencode-mcp-core"))
-    assert packages._uv_tool() == ""
-    (tmp_path / "opencode-mcp-core").mkdir()
-    (tmp_path / "opencode-mcp-core/uv-receipt.toml").touch()
-    monkeypatch.setattr(packages, "_TOOL", packages._uv_tool())
-    assert commands() == [
-        "uv tool install opencode-mcp-core --with one (and with each --with that it has already)",
-        "uv tool upgrade opencode-mcp-core",
-        "uv tool upgrade opencode-mcp-core --reinstall",
-    ]
 
 
 @pytest.mark.parametrize("name", OFFICIAL)

@@ -1,16 +1,18 @@
 """Whose the other end of a connection is, and that credentials go to nobody else."""
 
+import contextlib
+import errno
 import os
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from opencode_mcp import Route, opencode_auth, peer_user
+from opencode_mcp import Route, listening_user, opencode_auth, peer_user
 from opencode_mcp.errors import StrangerError, UnreachableError
 from opencode_mcp.opencode import strangers
 from opencode_mcp.opencode.detect import detect
@@ -62,14 +64,78 @@ def test_the_other_end_is_whose_it_is(server: tuple[socket.socket, str], accepte
             other.close()
 
 
-def test_an_end_that_was_closed_is_nobodys() -> None:
+def test_over_a_connection_whose_end_was_closed_nothing_is_sent() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
         socket.create_connection(one.getsockname()) as connection,
     ):
         one.accept()[0].close()
         one.close()
+        with pytest.raises(OSError, match="reset"):
+            peer_user(connection)
+
+
+@pytest.mark.parametrize("then", [7, None])
+def test_where_no_end_is_to_be_seen_an_empty_line_makes_sure_that_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, then: int | None
+) -> None:
+    found = [None, then]
+    monkeypatch.setattr(listening, "_end_user", lambda connection: found.pop(0))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_connection(one.getsockname()) as connection,
+    ):
+        other = one.accept()[0]
+        assert peer_user(connection) == then
+        assert found == []
+        assert other.recv(10) == b"\r\n"
+        other.close()
+
+
+def test_one_that_never_takes_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_end_user", lambda connection: None)
+    monkeypatch.setattr(listening, "_ARRIVAL_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        with socket.create_connection(one.getsockname()) as connection:
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    connection.send(bytes(2048))  # until neither side has room
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+            with pytest.raises(OSError, match=r"unavailable|timed out"):
+                peer_user(connection)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_tables_that_nobody_may_see_tell_nothing(
+    monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    failing(monkeypatch, error)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_connection(one.getsockname()) as connection,
+    ):
         assert peer_user(connection) is None
+        assert listening_user(f"http://127.0.0.1:{one.getsockname()[1]}") is None
+
+
+def test_tables_that_cannot_be_read_now_let_nobody_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, lambda: OSError(errno.EMFILE, "Too many open files"))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_connection(one.getsockname()) as connection,
+    ):
+        with pytest.raises(OSError, match="open files"):
+            peer_user(connection)
+        assert listening_user(f"http://127.0.0.1:{one.getsockname()[1]}") is None
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Callable[[], OSError]) -> None:
+    def read_text(path: Path, encoding: str) -> str:
+        raise error()
+
+    monkeypatch.setattr(Path, "read_text", read_text)
 
 
 class Connected:
@@ -93,7 +159,6 @@ MAPPED = f"{'0' * 16}FFFF0000"
         ([line(CLIENT, SERVER, "01", 8, 21), line(SERVER, CLIENT, "01", 7, 20)], 7),
         ([line(SERVER, ANY, "0A", 8, 19), line(SERVER, CLIENT, "01", 7, 20)], 7),
         ([line(SERVER, ANY, "0A", 8, 19), line(SERVER, CLIENT, "01", 0, 0)], 8),
-        ([line(SERVER, CLIENT, "01", 0, 0)], None),
         ([line(SERVER, "0100007F:2001", "01", 7, 20)], None),
         ([line(SERVER, ANY, "0A", 8, 19)], None),
         ([line(MAPPED + SERVER, MAPPED + CLIENT, "01", 7, 20)], 7),
@@ -106,7 +171,16 @@ def test_what_the_tables_tell(
     table = tmp_path / "tcp"
     table.write_text(HEAD + "".join(lines))
     monkeypatch.setattr(listening, "_TABLES", (str(table), str(tmp_path / "none")))
+    monkeypatch.setattr(listening, "_is_here", lambda address: False)
     assert peer_user(Connected()) == user  # pyright: ignore[reportArgumentType]
+
+
+def test_an_end_that_nobody_accepted_or_will_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "tcp"
+    table.write_text(HEAD + line(SERVER, CLIENT, "01", 0, 0))
+    monkeypatch.setattr(listening, "_TABLES", (str(table),))
+    with pytest.raises(ConnectionResetError):
+        peer_user(Connected())  # pyright: ignore[reportArgumentType]
 
 
 def test_elsewhere_nobody_tells_so_everybody_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,23 @@ from typing import Any
 import anyio
 import pytest
 
-from opencode_mcp import Endpoint, Publish, Rejection, Settings, Transport, TransportError, TransportPlugin
+from opencode_mcp import (
+    Endpoint,
+    Publish,
+    Rejection,
+    Settings,
+    Transport,
+    TransportError,
+    TransportPlugin,
+    packages,
+)
 from opencode_mcp.fleet import watched as module
 from opencode_mcp.fleet.watched import Watched
 from support.fleets import Listed, endpoint, running_fleet, until
 
 pytestmark = pytest.mark.anyio
 
-MEND = "Update it: pip install -U opencode-mcp-semaphore"
+MEND = f"Update it: {packages.update('opencode-mcp-semaphore')}"
 SOURCE = "transport semaphore (from opencode-mcp-semaphore 1.0)"
 LONG = 30.0
 
@@ -210,7 +219,9 @@ async def test_a_look_that_raises_every_second_time_is_logged_once_and_its_set_s
         await until(lambda: reasons(watched) == [])  # it works again
         await until(lambda: transport.looks > 10)
         assert len(watched.endpoints) == 1
-        assert messages(caplog) == [f"{SOURCE.capitalize()}: {told} It is tried again."]
+        why, mend = told.removesuffix(MEND).rstrip(), MEND if told.endswith(MEND) else ""
+        logged = f"{SOURCE.capitalize()}: {why} It is tried again. {mend}".rstrip()
+        assert messages(caplog) == [logged]
         assert "s3cret" not in caplog.text
         monkeypatch.setattr(module, "_LOGGED_AGAIN_SECONDS", -1.0)
         await until(lambda: len(messages(caplog)) > 1)

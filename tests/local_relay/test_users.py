@@ -70,11 +70,57 @@ while True:
 """What somebody would run who has taken a port. It may stop listening for a moment, so as not to be seen."""
 
 
+IS_NOT_THERE_YET = """
+import ctypes, os, socket, struct, sys, time
+os.setuid(int(sys.argv[1]))
+SO_REUSEPORT, SO_ATTACH_REUSEPORT_CBPF, TCP_DEFER_ACCEPT = 15, 51, 9
+def listening(port, backlog, defers):
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, SO_REUSEPORT, 1)
+    server.bind(("127.0.0.1", port))
+    if defers:
+        server.setsockopt(socket.IPPROTO_TCP, TCP_DEFER_ACCEPT, 60)
+    server.listen(backlog)
+    return server
+def fill(number):
+    found = [socket.socket() for _ in range(number)]
+    for one in found:
+        one.setblocking(False)
+        one.connect_ex(("127.0.0.1", port))
+    time.sleep(0.2)
+    return found
+full = listening(0, 0, False)
+port = full.getsockname()[1]
+filling = fill(2)
+server = listening(port, 1, True)
+# Its SYNs and data to `server`, whose queue is full, so that cookies are sent; the rest is dropped at `full`.
+steps = [(0x30, 0, 0, 0xfff00021), (0x45, 2, 0, 2), (0x80, 0, 0, 0), (0x15, 1, 0, 0), (6, 0, 0, 1),
+         (6, 0, 0, 0)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+full.setsockopt(
+    socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("H6xQ", len(steps), ctypes.addressof(code))
+)
+filling += fill(3)
+print(port, flush=True)
+while True:
+    connection, _ = server.accept()
+    for line in connection.recv(65536).decode().splitlines():
+        if line.lower().startswith("authorization"):
+            print(line, flush=True)
+    connection.sendall(b"HTTP/1.1 401 No\\r\\nwww-authenticate: Basic realm=\\"Secure Area\\"\\r\\n"
+                       b"connection: close\\r\\ncontent-length: 0\\r\\n\\r\\n")
+    connection.close()
+"""
+"""What somebody would run whose end of a connection the kernel makes only when something arrives there."""
+
+
 @contextmanager
-def asking(user: int, closed_seconds: float = 0) -> Generator[tuple[int, list[str]]]:
-    """Run a server of a user that asks for the password as OpenCode does: its port, what it got in the end."""
+def asking(
+    user: int, closed_seconds: float = 0, program: str = ASKS_FOR_IT
+) -> Generator[tuple[int, list[str]]]:
+    """Run a server of a user that asks for the password as OpenCode does: its port, what it got at last."""
     answers: list[str] = []
-    command = [sys.executable, "-I", "-c", ASKS_FOR_IT, str(user), str(closed_seconds)]
+    command = [sys.executable, "-I", "-c", program, str(user), str(closed_seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -113,6 +159,18 @@ async def test_nor_does_who_stops_listening_while_it_is_looked(registry: Path, c
         transport = relay(registry)
         [endpoint] = await transport.discover()
         for _ in range(10):
+            with pytest.raises(OpenCodeMCPError):
+                await talked(transport, endpoint)
+    assert answers == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a program as somebody else")
+async def test_nor_does_whose_end_is_not_there_until_something_is_sent(registry: Path) -> None:
+    with asking(STRANGER, program=IS_NOT_THERE_YET) as (port, answers):
+        register(registry, "a", port=port)
+        transport = relay(registry)
+        [endpoint] = await transport.discover()
+        for _ in range(3):
             with pytest.raises(OpenCodeMCPError):
                 await talked(transport, endpoint)
     assert answers == []

@@ -761,6 +761,8 @@ async def test_who_leaves_too_late_tries_again_after_another_while_each_time(
     posts: list[tuple[str, Row]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(announcement, "_LEAVE_SECONDS", 1.8)
+    monkeypatch.setattr("opencode_mcp_tailscale.sharing._CONFLICT_SECONDS", 0.001)
     spreads: list[tuple[float, float]] = []
 
     def uniform(low: float, high: float) -> float:

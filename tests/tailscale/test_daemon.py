@@ -430,9 +430,10 @@ def test_lsof_is_asked_for_the_users_own_app(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (FileNotFoundError(), "is not there"),
+        (FileNotFoundError(2, "No such file or directory"), "No such file or directory"),
         (subprocess.TimeoutExpired("lsof", 3), "does not answer"),
-        (PermissionError(), "does not answer"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (OSError(), "cannot be run"),
     ],
 )
 async def test_without_lsof_the_other_variants_are_tried_and_that_is_said(

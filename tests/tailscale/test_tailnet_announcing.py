@@ -170,9 +170,11 @@ async def test_what_is_announced_is_listed_on_another_machine_and_can_be_reached
 
 
 async def test_a_machine_that_joins_leaves_returns_and_is_removed_is_followed_by_the_bus_alone(
-    net: Tailnet, b: Node
+    net: Tailnet, b: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soon = 10.0  # well before the status is read anyway, each 60 s
+    soon = 25.0  # well before the status is read anyway, each 60 s
+    monkeypatch.setattr("opencode_mcp_tailscale.announcement._AWAY_SECONDS", 90.0)  # while c is away
+    monkeypatch.setattr("opencode_mcp_tailscale.rounds.GONE_SECONDS", 60.0)  # until c announces again
     c = await net.add("c")
     async with FakeOpenCode().serve() as opencode, desk_at(c.socket) as desk:
         await desk.announce("shop", opencode.url)
@@ -194,7 +196,8 @@ async def test_a_machine_that_joins_leaves_returns_and_is_removed_is_followed_by
             assert again.id == c.id
             await until(lambda: gateway.sees_online(c), soon)
             await until_index(b.socket, "c.tail.test", "shop", seconds=soon)
-            assert [(one.id, one.url) for one in gateway.endpoints] == [(joined.id, joined.url)]
+            same = [(joined.id, joined.url)]
+            await until(lambda: [(one.id, one.url) for one in gateway.endpoints] == same, soon)
             assert await answers(gateway, joined)
 
             await net.remove(c)

@@ -123,7 +123,7 @@ class Plugins:
             try:
                 self.register(self._import(entry), _registered_name(entry))
             except PluginError as error:
-                logger.error("%s Its hooks are not in force.", error)
+                logger.error("%s Its hooks are not in force. %s", error.told, error.mend)
                 problems.append(error)
         return problems
 
@@ -247,9 +247,9 @@ def _broken(entry: EntryPoint, why: BaseException | str) -> PluginError:
     reason = f"{type(why).__name__}: {_words(why)}" if isinstance(why, BaseException) else why
     reason = clean_line(reason, _REASON_SHOWN).removesuffix(":")
     missing = why.name if isinstance(why, ModuleNotFoundError) else None
-    mend = f"Install it afresh: {packages.reinstall(_distribution(entry))}"
-    if missing and missing.partition(".")[0] != entry.module.partition(".")[0]:
-        mend = f"{mend} (it needs the module {missing!r})"
+    lacks = missing is not None and missing.partition(".")[0] != entry.module.partition(".")[0]
+    what = f"it afresh, with the module {missing!r} that it needs" if lacks else "it afresh"
+    mend = f"Install {what}: {packages.reinstall(_distribution(entry))}"
     return PluginError(f"Plugin {_named(entry)} is broken: {reason}.", mend)
 
 

@@ -49,15 +49,9 @@ def find_service(version: str) -> LocalService:
     except OSError as error:
         raise UnreachableError(f"Its service files cannot be read: {error.strerror or error}.") from None
     if found:
-        several = len(found) > 1  # one that was killed leaves its file, which must not hide one that runs
-        return min(
-            found,
-            key=lambda one: (
-                several and _is_gone(one),
-                one.version != version,
-                one.path.name != "service.json",
-            ),
-        )
+        best = sorted(found, key=lambda one: (one.version != version, one.path.name != "service.json"))
+        # One that was killed leaves its file, which must not hide one that runs.
+        return next((one for one in best if len(best) > 1 and not _is_gone(one)), best[0])
     if rejected:
         raise UnreachableError(f"{rejected[0].source} is left out: {rejected[0].reason}")
     raise UnreachableError("The background service of OpenCode does not run.")

@@ -88,7 +88,7 @@ def _policies(walk: Walk, settings: CoreSettings) -> Policies:
             " ".join(f"{error.told} Its hooks are not in force." for error in problems),
             state=State.FAILED,
             fix="A policy that is not in force lets everybody join: mend or uninstall what is named. "
-            + " ".join(dict.fromkeys(error.mend for error in problems)),
+            + "; ".join(dict.fromkeys(error.mend for error in problems)),
         )
     else:
         names = sorted(entry.name for entry in entry_points(group=PLUGINS_GROUP))

@@ -78,22 +78,22 @@ class Watched:
         failures = 0
         while True:
             began = self._began = anyio.current_time()
-            failure = ""
+            failure = mend = ""
             async with anyio.create_task_group() as group:
                 group.start_soon(self._tell_if_slow)
-                failure = await self._run_until_it_fails()
+                failure, mend = await self._run_until_it_fails()
                 group.cancel_scope.cancel()
             self._began = None
             failures = 0 if anyio.current_time() - began > _RETRIES[-1] else failures
             wait = _RETRIES[min(failures, len(_RETRIES) - 1)]
             failures += 1
-            self._log(f"{failure} It is tried again.")
-            self._failure = failure
+            self._log(f"{failure} It is tried again. {mend}".rstrip())
+            self._failure = f"{failure} {mend}".rstrip()
             self.looked.set()
             await anyio.sleep(wait)
 
-    async def _run_until_it_fails(self) -> str:
-        """Open it and watch; return why that ended."""
+    async def _run_until_it_fails(self) -> tuple[str, str]:
+        """Open it and watch; return why that ended, and what helps."""
         try:
             with contained():
                 async with self._plugin.open(self._settings) as transport:
@@ -103,10 +103,10 @@ class Watched:
         except (Exception, SystemExit) as error:  # foreign code: its failure must not stop the others
             logger.debug("Transport %s failed.", self.name, exc_info=error)
             if (known := ours(error)) is not None:
-                return clean_line(str(known), _SHOWN)
+                return clean_line(str(known), _SHOWN), ""
             how = f"It failed with {type(error).__name__}; OPENCODE_MCP_LOG_LEVEL=DEBUG tells more."
-            return f"{how} {self.mend}"
-        return f"Its watch ended without an error. {self.mend}"
+            return how, self.mend
+        return "Its watch ended without an error.", self.mend
 
     async def _tell_if_slow(self) -> None:
         await anyio.sleep(_SLOW_SECONDS)

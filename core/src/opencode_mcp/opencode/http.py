@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self, cast
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import httpx2
 
@@ -239,8 +240,9 @@ class Http:
         users = self._route.users or ()
         try:
             connection = stream.get_extra_info("socket")
-            look = functools.partial(refuse_stranger, connection, users, self._route.mend)
-            await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+            # Never abandoned, since the socket may be another one once it is closed. It is bounded.
+            await anyio.to_thread.run_sync(refuse_stranger, connection, users, self._route.mend)
+            await anyio.lowlevel.checkpoint()  # if it was given up meanwhile, nobody else closes it
         except BaseException:
             with anyio.CancelScope(shield=True), anyio.move_on_after(1):
                 await stream.aclose()

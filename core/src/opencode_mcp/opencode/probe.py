@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from opencode_mcp.errors import CredentialsError, ProtocolError, UnreachableError
-from opencode_mcp.opencode.fields import HEALTH_1, HEALTHS_2, REALM, number, text
+from opencode_mcp.opencode.fields import HEALTH_1, HEALTHS_2, REALM, USERNAME, number, text
 from opencode_mcp.opencode.strangers import refuse_stranger
 from opencode_mcp.text import clean_line
 
@@ -101,9 +101,12 @@ def _ask(
     status, answer, content = _get(url, path, seconds, {})
     guarded = status == http.client.UNAUTHORIZED and answer.get("www-authenticate") == REALM
     if guarded and password is not None:
-        secret = base64.b64encode(f"{username}:{password}".encode()).decode()
-        headers = {"authorization": f"Basic {secret}"}
-        status, answer, content = _get(url, path, seconds, headers, users)
+        for name in dict.fromkeys((username, USERNAME)):  # OpenCode 2.x knows the latter alone
+            secret = base64.b64encode(f"{name}:{password}".encode()).decode()
+            headers = {"authorization": f"Basic {secret}"}
+            status, answer, content = _get(url, path, seconds, headers, users)
+            if status != http.client.UNAUTHORIZED:
+                break
     if status == http.client.UNAUTHORIZED and answer.get("www-authenticate") == REALM:
         raise CredentialsError(f"The OpenCode at {url} wants another password: set OPENCODE_SERVER_PASSWORD.")
     kind = answer.get("content-type", "").partition(";")[0].strip().lower()

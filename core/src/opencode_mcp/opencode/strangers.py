@@ -12,10 +12,10 @@ def refuse_stranger(connection: socket.socket, users: Collection[int], mend: str
     """Make sure that one of some users holds the other end of a connection. It blocks.
 
     Where the kernel does not tell whose it is, everybody passes: elsewhere than on Linux, and if it is not on
-    this machine, or only root's packet filter knows where.
+    this machine, or only root's packet filter knows where. See `peer_user`.
 
     Args:
-        connection: A connection over TCP.
+        connection: A connection over TCP, over which nothing was sent yet.
         users: The user ids that may.
         mend: What to do if it is somebody else, as sentences.
 

@@ -1,9 +1,11 @@
 """Whose a port of this machine is, and the other end of a connection: ports go to whoever takes them."""
 
+import errno
 import ipaddress
 import os
 import socket
 import sys
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTENING = "0A"  # TCP_LISTEN, include/net/tcp_states.h
+_ARRIVAL_SECONDS = 1.0
 _LOOKS = 3
 """A table that changes while it is read may lack a line."""
 
@@ -46,33 +49,68 @@ def listening_user(url: str) -> int | None:
         return None
     if not _is_here(address):
         return None
-    return _listener(list(_rows(port)), address, port)
+    try:
+        return _listener(list(_rows(port)), address, port)
+    except OSError:
+        return None
 
 
 def peer_user(connection: socket.socket) -> int | None:
     """Return the user id of who holds the other end of a TCP connection, if that is on this machine.
 
-    Unlike `listening_user` it is about one connection: whoever holds its end cannot hide or hand it over. If
-    nobody has accepted it yet, it is who listens there.
+    Unlike `listening_user` it is about one connection: whoever holds its end cannot hide it, or hand it over.
+    If nobody has accepted it yet, it is who listens there.
+
+    The kernel may call a connection established while the other end is not there yet (SYN cookies), and then
+    none is to be seen. So if there is none at an address of this machine, an empty line is sent, which HTTP
+    servers skip (RFC 9112, section 2.2), and once that has arrived somewhere it is looked at again.
 
     Linux only, as above. It blocks, since it reads files: call it from a thread.
 
+    Args:
+        connection: A connection over which nothing was sent yet; also one of asyncio.
+
     Returns:
-        The user id; None if the other end is not a socket of this network namespace, or nobody's any more,
-        or it cannot be told.
+        The user id; None if the other end is not a socket of this network namespace, or it cannot be told.
 
     Raises:
-        OSError: It is not connected any more.
+        OSError: The connection broke, its end is closed, or the tables cannot be read now.
     """
+    user = _end_user(connection)
+    if user is None and _is_here(_place(connection.getpeername())[0]):
+        with connection.dup() as own:
+            own.setblocking(False)
+            own.send(b"\r\n")
+            _until_arrived(own)
+        user = _end_user(connection)
+    return user
+
+
+def _end_user(connection: socket.socket) -> int | None:
     ours, theirs = (_place(name) for name in (connection.getsockname(), connection.getpeername()))
     address, port = theirs
-    wanted = _ends(*theirs), _ends(*ours)
+    local, remote = _ends(*theirs), _ends(*ours)
     for _ in range(_LOOKS):
         rows = list(_rows(port))
         for row in rows:
-            if row.local in wanted[0] and row.remote in wanted[1]:
-                return row.uid if row.inode != "0" else _listener(rows, address, port)
+            if row.local in local and row.remote in remote:
+                user = row.uid if row.inode != "0" else _listener(rows, address, port)
+                if user is None:
+                    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                return user
     return None
+
+
+def _until_arrived(connection: socket.socket) -> None:
+    """Wait until the other end has what was sent."""
+    import fcntl  # not on Windows
+    import termios
+
+    deadline = time.monotonic() + _ARRIVAL_SECONDS
+    while any(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))):
+        if time.monotonic() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        time.sleep(0.001)
 
 
 def _place(name: tuple[str, int, *tuple[int, ...]]) -> tuple[IPAddress, int]:
@@ -112,7 +150,7 @@ def _rows(port: int) -> Iterator[_Row]:
     for table in _TABLES:
         try:
             lines = Path(table).read_text("ascii").splitlines()[1:]
-        except OSError:
+        except (FileNotFoundError, PermissionError):  # no IPv6; a system that shows them to nobody
             continue
         for line in lines:
             if wanted in line:

@@ -191,7 +191,7 @@ def _macos_apps() -> Iterator[Daemon | str]:
     try:
         found: Sequence[Daemon | str] = list(_macos_store(_open_files()))
     except OSError as error:
-        why = "is not there" if isinstance(error, FileNotFoundError) else "does not answer"
+        why = "does not answer" if isinstance(error, TimeoutError) else error.strerror or "cannot be run"
         found = [f"the app of the App Store (lsof, which would tell its port, {why})"]
     yield from found
     yield from _macos_standalone(_MACOS_APP)
