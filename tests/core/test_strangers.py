@@ -1,11 +1,13 @@
 """Whose the other end of a connection is, and that credentials go to nobody else."""
 
-import contextlib
 import errno
 import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
@@ -21,6 +23,10 @@ from opencode_mcp.opencode.probe import probe
 from opencode_mcp.opencode.strangers import refuse_stranger
 from opencode_mcp.state import listening
 from opencode_mcp.testing import FakeOpenCode
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 pytestmark = [
     pytest.mark.anyio,
@@ -98,13 +104,46 @@ def test_one_that_never_takes_it_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
     with socket.create_server(("127.0.0.1", 0)) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         with socket.create_connection(one.getsockname()) as connection:
-            connection.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    connection.send(bytes(2048))  # until neither side has room
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
-            with pytest.raises(OSError, match=r"unavailable|timed out"):
+            while not waits(connection):  # until the other side has no room, though this one has
+                connection.send(bytes(1024))
+            with pytest.raises(OSError, match="timed out"):
                 peer_user(connection)
+
+
+def waits(connection: socket.socket) -> bool:
+    """Whether something that was sent has not arrived, and does not shortly."""
+    deadline = time.monotonic() + 0.05
+    while any(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))):
+        if time.monotonic() > deadline:
+            return True
+    return False
+
+
+def test_who_asks_while_the_tables_are_read_shares_the_next_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    readings = list[int]()
+
+    def read_text(path: Path, encoding: str) -> str:
+        readings.append(len(readings))
+        begun.set()
+        assert go_on.wait(20)
+        return f"{HEAD}{len(readings)}"
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(listening, "_TABLES", (str(tmp_path),))
+    tables, asked = listening._Reading(), time.monotonic()
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(tables.since, asked)
+        assert begun.wait(20)
+        later = time.monotonic()
+        others = [pool.submit(tables.since, later) for _ in range(8)]
+        go_on.set()
+        assert first.result() == ["1"]
+        assert [one.result() for one in others] == [["2"]] * 8
+        assert tables.since(later) == ["2"]
+        assert tables.since(time.monotonic()) == ["3"]
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -47,10 +48,8 @@ def listening_user(url: str) -> int | None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         return None
-    if not _is_here(address):
-        return None
     try:
-        return _listener(list(_rows(port)), address, port)
+        return _listener(list(_rows(port)), address, port) if _is_here(address) else None
     except OSError:
         return None
 
@@ -122,15 +121,20 @@ def _ends(address: IPAddress, port: int) -> Collection[str]:
 
 
 def _is_here(address: IPAddress) -> bool:
-    """Whether this machine has an address; a link-local one is taken to be here, for lack of its zone."""
+    """Whether this machine has an address; a link-local one is taken to be here, for lack of its zone.
+
+    Raises:
+        OSError: It cannot be told, for lack of descriptors for example.
+    """
     if address.is_link_local:
         return True
-    kind = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+    with socket.socket(
+        socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM
+    ) as probe:
+        try:
             probe.bind((str(address), 0))
-    except OSError:
-        return False
+        except OSError:
+            return False
     return True
 
 
@@ -147,16 +151,39 @@ class _Row(NamedTuple):
 def _rows(port: int) -> Iterator[_Row]:
     """The sockets at a port of this machine, those that listen before the others."""
     wanted = f":{port:04X} "
-    for table in _TABLES:
-        try:
-            lines = Path(table).read_text("ascii").splitlines()[1:]
-        except (FileNotFoundError, PermissionError):  # no IPv6; a system that shows them to nobody
-            continue
-        for line in lines:
-            if wanted in line:
-                fields = line.split()
-                if fields[1].endswith(wanted[:-1]):
-                    yield _Row(fields[1], fields[2], fields[3], int(fields[7]), fields[9])
+    for line in _reading.since(time.monotonic()):
+        if wanted in line:
+            fields = line.split()
+            if fields[1].endswith(wanted[:-1]):
+                yield _Row(fields[1], fields[2], fields[3], int(fields[7]), fields[9])
+
+
+class _Reading:
+    """Reads the tables, once for all who ask meanwhile: hundreds of connections may be opened at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began = float("-inf")
+        self._lines: Sequence[str] = ()
+
+    def since(self, moment: float) -> Sequence[str]:
+        """Return their lines, as they were after `moment` of the monotonic clock."""
+        with self._lock:
+            if self._began <= moment:
+                began = time.monotonic()
+                self._lines = [line for table in _TABLES for line in _lines(table)]
+                self._began = began
+            return self._lines
+
+
+_reading = _Reading()
+
+
+def _lines(table: str) -> Sequence[str]:
+    try:
+        return Path(table).read_text("ascii").splitlines()[1:]
+    except (FileNotFoundError, PermissionError):  # no IPv6; a system that shows them to nobody
+        return ()
 
 
 def _listener(rows: Collection[_Row], address: IPAddress, port: int) -> int | None:

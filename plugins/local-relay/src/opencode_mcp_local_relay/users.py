@@ -1,7 +1,8 @@
 """Whose programs may get the password: once an OpenCode has ended, its port goes to whoever takes it."""
 
-import os
 from collections.abc import Collection
+
+from opencode_mcp_local_relay.directory import current_uid
 
 MEND = (
     "If it is the right one all the same, name that user in RELAY_TRUST_USERS. If not, its OpenCode has "
@@ -12,7 +13,8 @@ MEND = (
 
 def ours() -> frozenset[int] | None:
     """Return the id of this user, as a set; None where users have no such ids."""
-    return frozenset({os.geteuid()}) if hasattr(os, "geteuid") else None
+    user = current_uid()
+    return None if user is None else frozenset({user})
 
 
 def trusted(named: Collection[int]) -> frozenset[int] | None:
